@@ -1,0 +1,1 @@
+"""Adapter files: read, checked and identified without a tensor library."""

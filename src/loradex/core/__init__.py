@@ -1,0 +1,1 @@
+"""The nouns that every part speaks in: frozen dataclasses without tensors, clocks or I/O."""

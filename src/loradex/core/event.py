@@ -1,0 +1,57 @@
+"""What an engine hands back: pieces of an answer, then one end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token and its natural-log probability before bias, penalties and temperature.
+
+    `text` is what the token says alone: empty where it is part of a character. `top` are the likeliest tokens, best first.
+    """
+
+    token_id: int
+    text: str
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """The next piece of an answer. `text` may be empty while a character or a stop string is incomplete.
+
+    `logprobs` has one entry a token when they were asked for, else it is empty.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of an answer.
+
+    Attributes:
+        reason: `stop` (end token, stop token or stop string), `length`, or `abort` (cancelled).
+        stop_reason: None for the main end token, the id of another stop token, or the stop string.
+        prompt_tokens, completion_tokens, cached_tokens: counts; cached ones were found in the prefix cache.
+        adapter: digest of the weights on which the answer ended, None for the base.
+        queue_seconds: from arrival to the first step that worked on it.
+    """
+
+    reason: FinishReason
+    stop_reason: int | str | None
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    adapter: str | None = None
+    queue_seconds: float = 0.0
+
+
+Event = Delta | Finished

@@ -1,0 +1,44 @@
+"""What an engine tells of its base model, and what an adapter must fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class LinearShape:
+    """Shape of one linear of the base model: its weight is `[out_features, in_features]`."""
+
+    in_features: int
+    out_features: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """The base model as the rest of the house sees it.
+
+    Attributes:
+        id: the name it is served under.
+        path: where it came from: a folder or a hub id.
+        architecture: class name in its configuration, such as `Qwen2ForCausalLM`.
+        dtype: of its weights in the engine, such as `bfloat16`.
+        device: where it runs, such as `cpu` or `cuda:0`.
+        vocab_size: number of token ids; prompts hold only ids below it.
+        max_model_len: tokens of prompt and answer together.
+        linears: every linear that an adapter may target, by its full module path
+            (`model.layers.0.self_attn.q_proj`).
+        digest: SHA-256, in hexadecimal, over architecture and linears: adapters are stored with it.
+        has_chat_template: whether the tokenizer can render messages.
+    """
+
+    id: str
+    path: str
+    architecture: str
+    dtype: str
+    device: str
+    vocab_size: int
+    max_model_len: int
+    linears: Mapping[str, LinearShape]
+    digest: str
+    has_chat_template: bool

@@ -1,0 +1,128 @@
+"""The Engine protocol: all that the service knows of an engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from loradex.adapters.adapter import Adapter
+from loradex.core.event import Event
+from loradex.core.model import ModelInfo
+from loradex.core.prompt import Prompt
+from loradex.core.request import GenerateRequest
+
+Progress = Callable[[str, float], None]
+"""Told a stage (`weights`, `self-check`, ...) and its share done, from 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """An adapter whose weights the engine can use at its next step."""
+
+    digest: str
+    slot: int
+    bytes: int
+    running: int
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What a load took: seconds spent reading and converting, seconds until a step could use the weights."""
+
+    read_seconds: float
+    install_seconds: float
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A snapshot, for metrics and `ps`. Counters run from the start of the engine."""
+
+    running: int
+    waiting: int
+    blocks_total: int
+    blocks_free: int
+    block_size: int
+    preemptions: int
+    prefix_queries: int
+    prefix_hits: int
+    steps: int
+    step_seconds: float
+
+
+class Engine(Protocol):
+    """Turns tokens into tokens under any resident adapter, many requests at once.
+
+    All methods are called from one asyncio event loop. Weights are known by digest; names are the registry's business.
+    """
+
+    @property
+    def info(self) -> ModelInfo:
+        """The base model. Known once `start` has returned."""
+        ...
+
+    async def start(self, progress: Progress | None = None) -> None:
+        """Load the base model and begin to serve.
+
+        Raises:
+            ConfigInvalid: the model cannot be found, read or served.
+        """
+        ...
+
+    async def stop(self) -> None:
+        """Abort what runs and free everything. Does nothing when already stopped."""
+        ...
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """Return the token ids of a prompt.
+
+        Raises:
+            InvalidRequest: the conversation cannot be rendered, or a token id is outside the vocabulary.
+        """
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of token ids, special tokens included."""
+        ...
+
+    async def load(self, adapter: Adapter) -> LoadReport:
+        """Make an adapter resident, off the critical path. Loading what is resident does nothing.
+
+        Raises:
+            AdapterDamaged: its files are gone or changed.
+            Overloaded: `max_loras` adapters are resident already.
+        """
+        ...
+
+    async def unload(self, digest: str) -> None:
+        """Free an adapter's weights. The caller makes sure that no request uses them.
+
+        Raises:
+            Conflict: a request still uses them; nothing was freed.
+        """
+        ...
+
+    async def switch(self, old: str, new: str) -> int:
+        """Move running and waiting requests from resident `old` to resident `new` at a step boundary.
+
+        Keys and values that these requests hold were made by other weights, so they are never shared afterwards. Returns
+        how many requests moved.
+        """
+        ...
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
+        """Yield pieces of the answer as they come, then one `Finished`.
+
+        Closing the iterator cancels the request and frees all it holds. The request's adapter must be resident.
+        """
+        ...
+
+    def resident(self) -> tuple[Resident, ...]:
+        """Return what is resident, by slot."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """Return a snapshot of load and cache."""
+        ...

@@ -1,0 +1,45 @@
+"""What an engine can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Settings of an engine.
+
+    Attributes:
+        model: folder or hub id of the base model.
+        served_name: the name clients use for it; None takes `model`'s last path part (the whole id for the hub).
+        revision: branch, tag or commit on the hub.
+        dtype: of weights and cache; `auto` takes the checkpoint's own.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        max_model_len: tokens of prompt and answer together; None takes the model's own limit.
+        max_loras: adapters resident at a time.
+        max_lora_rank: adapters above it are refused.
+        kv_cache_memory: bytes for keys and values of all running requests.
+        block_size: tokens in a cache block.
+        max_num_seqs: requests computed in one step.
+        max_batched_tokens: tokens computed in one step; longer prompts are prefilled in chunks.
+        prefix_cache: reuse keys and values of equal prompt starts under equal weights.
+        threads: CPU threads; None leaves torch's choice.
+    """
+
+    model: str = ""
+    served_name: str | None = None
+    revision: str | None = None
+    dtype: DType = "auto"
+    device: str = "auto"
+    max_model_len: int | None = None
+    max_loras: int = 8
+    max_lora_rank: int = 64
+    kv_cache_memory: int = 1 << 30
+    block_size: int = 16
+    max_num_seqs: int = 64
+    max_batched_tokens: int = 1024
+    prefix_cache: bool = True
+    threads: int | None = None

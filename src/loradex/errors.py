@@ -1,0 +1,227 @@
+"""Every error that Loradex raises on purpose: one tree, drawn here.
+
+    LoradexError
+    ├── InvalidRequest             400  a field has a wrong type or value
+    │   ├── ContextLengthExceeded  400  prompt and answer do not fit the context
+    │   └── Unsupported            400  understood, but not offered
+    ├── AuthenticationFailed       401  no key, or an unknown one
+    ├── PermissionDenied           403  the key lacks the scope
+    ├── PathNotAllowed             403  an adapter path outside the allowed folders
+    ├── NotFound                   404
+    │   ├── ModelNotFound          404  `model` names neither the base nor an adapter
+    │   ├── AdapterNotFound        404  no such adapter, version or alias
+    │   └── FilesNotFound          404  no adapter at that path
+    ├── Conflict                   409  the name is taken, or the change lost a race
+    ├── AdapterInvalid             400  the adapter cannot be served; carries every problem
+    ├── AdapterDamaged             500  stored files are gone or differ from their digest
+    ├── Overloaded                 503  no room now; a later try may succeed
+    ├── EngineFailed               500  the engine broke on this request
+    ├── EngineStopped              503  the engine is not running
+    ├── RegistryFailed             500  the store could not be read or written
+    ├── ConfigInvalid              400  a setting is wrong or unknown
+    ├── MissingExtra               500  an optional dependency is not installed
+    └── ServerUnreachable          503  no server answers at that address
+
+Each has a stable `code`, a message, a `hint` that says the fix, and an HTTP status. The server and the command line each
+map the tree once; nobody recognises an error by its text.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One reason why an adapter cannot be served.
+
+    `code` is stable and machine-readable, `what` says what is wrong with the values in it, `fix` what to do.
+    """
+
+    code: str
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.fix})" if self.fix else self.what
+
+
+class LoradexError(Exception):
+    """Root of the tree. `hint` is the fix, `param` the request field at fault where there is one."""
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    default_hint: ClassVar[str] = "Run `loradex doctor`, and report the message if it persists"
+
+    def __init__(self, message: str, *, hint: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = self.default_hint if hint is None else hint
+        self.param = param
+
+
+class InvalidRequest(LoradexError):
+    """A field of a request has a wrong type or value."""
+
+    code = "invalid_request"
+    status = 400
+    default_hint = "Correct the named field and send the request again"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """The prompt, or the prompt with the tokens asked for, does not fit the context of the model."""
+
+    code = "context_length_exceeded"
+    default_hint = "Shorten the prompt, lower `max_tokens`, or serve with a larger `--max-model-len`"
+
+
+class Unsupported(InvalidRequest):
+    """The request asks for something that this server understands but does not offer."""
+
+    code = "unsupported"
+    default_hint = "Leave the named field out"
+
+
+class AuthenticationFailed(LoradexError):
+    """The request carries no API key, or one that the server does not know."""
+
+    code = "invalid_api_key"
+    status = 401
+    default_hint = "Send `Authorization: Bearer KEY` with a key that the server was started with"
+
+
+class PermissionDenied(LoradexError):
+    """The API key lacks the scope that the route asks for."""
+
+    code = "insufficient_scope"
+    status = 403
+    default_hint = "Use a key with the `admin` scope"
+
+
+class PathNotAllowed(LoradexError):
+    """An adapter path that lies, directly or through a symbolic link, outside the allowed folders."""
+
+    code = "path_not_allowed"
+    status = 403
+    default_hint = "Move the adapter under an allowed folder, or restart the server with `--allow-dir DIR`"
+
+
+class NotFound(LoradexError):
+    """Something named in the request does not exist."""
+
+    code = "not_found"
+    status = 404
+    default_hint = "List what exists with `loradex adapter ls`"
+
+
+class ModelNotFound(NotFound):
+    """`model` names neither the base model nor an adapter. The base never answers in its place."""
+
+    code = "model_not_found"
+
+
+class AdapterNotFound(NotFound):
+    """No adapter, version or alias of that name."""
+
+    code = "adapter_not_found"
+
+
+class FilesNotFound(NotFound):
+    """There is no adapter at the given path."""
+
+    code = "adapter_files_not_found"
+    default_hint = "Give the folder that holds `adapter_config.json` and `adapter_model.safetensors`"
+
+
+class Conflict(LoradexError):
+    """The name is taken, or another change came first."""
+
+    code = "conflict"
+    status = 409
+    default_hint = "Look at the present state with `loradex adapter ls`, then try again"
+
+
+class AdapterInvalid(LoradexError):
+    """The adapter cannot be served as it is; `problems` lists every reason, each with its fix."""
+
+    code = "adapter_invalid"
+    status = 400
+    default_hint = "See every problem with `loradex adapter check PATH`"
+
+    def __init__(self, message: str, problems: Iterable[Problem] = (), *, hint: str | None = None) -> None:
+        self.problems = tuple(problems)
+        listed = "; ".join(str(problem) for problem in self.problems)
+        super().__init__(f"{message}: {listed}" if listed else message, hint=hint)
+
+
+class AdapterDamaged(LoradexError):
+    """Files in the store are missing or no longer match the digest under which they were registered."""
+
+    code = "adapter_damaged"
+    status = 500
+    default_hint = "Add the adapter again from its source: `loradex adapter add NAME PATH`"
+
+
+class Overloaded(LoradexError):
+    """There is no room for the request now: every adapter slot or cache block is in use."""
+
+    code = "overloaded"
+    status = 503
+    default_hint = "Try again later, or raise `--max-loras` or `--kv-cache-memory`"
+
+
+class EngineFailed(LoradexError):
+    """The engine broke while it worked on this request."""
+
+    code = "engine_failed"
+    status = 500
+
+
+class EngineStopped(LoradexError):
+    """The engine is not running."""
+
+    code = "engine_stopped"
+    status = 503
+    default_hint = "Restart the server"
+
+
+class RegistryFailed(LoradexError):
+    """The registry's store could not be read or written. Nothing was changed."""
+
+    code = "registry_failed"
+    status = 500
+    default_hint = "Check that the data folder (`loradex config show`) exists, is writable and has free space"
+
+
+class ConfigInvalid(LoradexError):
+    """A setting is unknown or has a wrong value."""
+
+    code = "config_invalid"
+    status = 400
+    default_hint = "See every setting and its source with `loradex config show`"
+
+
+class MissingExtra(LoradexError):
+    """The work needs an optional dependency that is not installed."""
+
+    code = "missing_extra"
+    status = 500
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} is not installed", hint=f"Install it: pip install 'loradex[{extra}]'")
+
+
+class ServerUnreachable(LoradexError):
+    """No Loradex server answers at the address."""
+
+    code = "server_unreachable"
+    status = 503
+    default_hint = "Start one with `loradex serve MODEL`, or name its address with `--url`"
+
+
+def near(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
+    """Return up to `limit` of the `known` names that look like `name`, best first."""
+    return difflib.get_close_matches(name, list(known), n=limit, cutoff=0.5)
