@@ -22,8 +22,8 @@
     ├── MissingExtra               500  an optional dependency is not installed
     └── ServerUnreachable          503  no server answers at that address
 
-Each has a stable `code`, a message, a `hint` that says the fix, and an HTTP status. The server and the command line each
-map the tree once; nobody recognises an error by its text.
+Each has a stable `code`, a message, a `hint` that says the fix, and an HTTP status. The server and the command line
+each map the tree once; nobody recognises an error by its text.
 """
 
 from __future__ import annotations

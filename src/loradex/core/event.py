@@ -12,7 +12,8 @@ FinishReason = Literal["stop", "length", "abort"]
 class TokenLogprob:
     """A token and its natural-log probability before bias, penalties and temperature.
 
-    `text` is what the token says alone: empty where it is part of a character. `top` are the likeliest tokens, best first.
+    `text` is what the token says alone: empty where it is part of a character. `top` are the likeliest tokens, best
+    first.
     """
 
     token_id: int

@@ -11,8 +11,8 @@ from loradex.core.sampling import Sampling
 class GenerateRequest:
     """One answer to make.
 
-    `tokens` is the whole prompt. `adapter` is the digest of weights that are resident, and stay so until the answer ends,
-    or None for the base model. `sampling.max_tokens` is set: the service has fitted it into the context.
+    `tokens` is the whole prompt. `adapter` is the digest of weights that are resident, and stay so until the answer
+    ends, or None for the base model. `sampling.max_tokens` is set: the service has fitted it into the context.
     """
 
     id: str

@@ -92,4 +92,5 @@ class Sampling:
 
 def _within(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
     if not math.isfinite(value) or value > high or value < low or (open_low and value == low):
-        raise InvalidRequest(f"{name} is {value}; it must be {'above' if open_low else 'from'} {low:g} to {high:g}", param=name)
+        floor = f"above {low:g}" if open_low else f"at least {low:g}"
+        raise InvalidRequest(f"{name} is {value}; it must be {floor} and at most {high:g}", param=name)

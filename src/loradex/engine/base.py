@@ -107,8 +107,8 @@ class Engine(Protocol):
     async def switch(self, old: str, new: str) -> int:
         """Move running and waiting requests from resident `old` to resident `new` at a step boundary.
 
-        Keys and values that these requests hold were made by other weights, so they are never shared afterwards. Returns
-        how many requests moved.
+        Keys and values that these requests hold were made by other weights, so they are never shared afterwards.
+        Returns how many requests moved.
         """
         ...
 
