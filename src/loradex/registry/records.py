@@ -1,0 +1,94 @@
+"""What the registry tells: frozen records, without a trace of the store behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from loradex.adapters.adapter import Adapter
+from loradex.adapters.check import CheckReport
+from loradex.core.model import ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRecord:
+    """One immutable version of a name.
+
+    Attributes:
+        version: its number, from 1 upwards; never given twice under one name.
+        digest: SHA-256 of its content, in hexadecimal.
+        source: where it was read from.
+        base_digest, base_name: the base model that it was checked against.
+        rank: the largest rank in it.
+        modules: the kinds of linears it adapts, such as `q_proj`.
+        parameters: number of weights.
+        bytes: size of the weights file.
+        created_at: when it was registered, in UTC.
+        config: its `adapter_config.json`.
+    """
+
+    version: int
+    digest: str
+    source: str
+    base_digest: str
+    base_name: str
+    rank: int
+    modules: tuple[str, ...]
+    parameters: int
+    bytes: int
+    created_at: datetime
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRecord:
+    """A name with its versions (oldest first) and aliases.
+
+    `current` is the version that the bare name means: the alias `default` where there is one, else the newest.
+    """
+
+    name: str
+    enabled: bool
+    created_at: datetime
+    versions: tuple[VersionRecord, ...]
+    aliases: Mapping[str, int]
+    current: int | None
+
+    def version(self, number: int) -> VersionRecord | None:
+        """Return the version of that number, or None."""
+        return next((version for version in self.versions if version.version == number), None)
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """One change of a name.
+
+    Attributes:
+        at: when, in UTC.
+        actor: who; empty where nobody said.
+        action: `add`, `promote`, `rollback`, `remove_alias`, `remove`, `enable` or `disable`.
+        alias: the alias that moved, None where none did.
+        from_version, to_version: what moved from where to where; None stands for nothing.
+    """
+
+    at: datetime
+    actor: str
+    action: str
+    alias: str | None
+    from_version: int | None
+    to_version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """An adapter that is checked and stored, but not yet registered under any name.
+
+    `adapter.path` is its folder in the store. Hand it to `Registry.commit`, or to `Registry.discard`.
+    """
+
+    adapter: Adapter
+    report: CheckReport
+    source: str
+    base: ModelInfo
