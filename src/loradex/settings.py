@@ -1,9 +1,38 @@
-"""Settings of the whole house."""
+"""Settings of the whole house: flag > environment > file > default.
+
+Every setting has one dotted key (`engine.max_loras`). It can be given as a flag of `loradex serve`, as an environment
+variable (`LORADEX_ENGINE__MAX_LORAS`) and in `loradex.toml` (`[engine]`, `max_loras = 4`).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from loradex.engine.config import EngineConfig
+from loradex.errors import ConfigInvalid, near
+
+FILE = "loradex.toml"
+"""The file that is read from the working folder when none is named."""
+
+PREFIX = "LORADEX_"
+
+# Names of ours that are no settings, and what Kubernetes sets in every pod beside a service called "loradex".
+_OTHER_NAMES = {"LORADEX_CONFIG", "LORADEX_NO_PROGRESS", "LORADEX_DEBUG"}
+_KUBERNETES = re.compile(r"LORADEX_(SERVICE_(HOST|PORT.*)|PORT(_\d+_(TCP|UDP).*)?)")
+
+_UNITS = {"": 1, "B": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_UNITS |= {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_UNITS |= {f"{letter}iB": _UNITS[letter] for letter in "KMGT"}
+_UNITS |= {"kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +53,275 @@ class ServerConfig:
     admin_keys: tuple[str, ...] = ()
     allow_dirs: tuple[Path, ...] = ()
     strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting. `Settings.read` gathers them; made directly, it is a plain value that reads nothing.
+
+    Attributes:
+        engine: the base model and the engine that runs it.
+        server: the HTTP server.
+        engine_name: which engine: `local`, or another that is installed.
+        home: folder of the registry: names, versions and adapter files.
+        adapters: adapters that `serve` adds when it starts: name to folder.
+        queue_timeout: seconds that a request waits for a free adapter slot before it is refused.
+        url: the server that client commands talk to; empty means the usual address.
+        api_key: the key that client commands send.
+        sources: for each key that is not at its default, where its value came from.
+    """
+
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
+    engine_name: str = "local"
+    home: Path = Path("~/.loradex")
+    adapters: dict[str, Path] = field(default_factory=dict)
+    queue_timeout: float = 30.0
+    url: str = ""
+    api_key: str = ""
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(
+        cls,
+        flags: Mapping[str, Any] | None = None,
+        config: Path | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> Settings:
+        """Gather the settings; `flags` maps dotted keys to values, where None means not given.
+
+        The file is `config`, else what `LORADEX_CONFIG` names, else `loradex.toml` in the working folder where there
+        is one. An empty variable counts as not set.
+
+        Raises:
+            ConfigInvalid: a key is unknown, a value does not fit, or the file cannot be read.
+        """
+        environ = os.environ if environ is None else environ
+        named = config or (Path(environ["LORADEX_CONFIG"]) if environ.get("LORADEX_CONFIG") else None)
+        layers = [
+            *([_from_file(named or Path(FILE))] if named or Path(FILE).is_file() else []),
+            _from_environment(environ),
+            {key: (value, "flag") for key, value in (flags or {}).items() if value is not None},
+        ]
+        values: dict[str, Any] = {}
+        sources: dict[str, str] = {}
+        for layer in layers:
+            for key, (raw, source) in layer.items():
+                values[key] = _checked(key, raw, source)
+                sources[key] = source
+        return _built(values, sources)
+
+    def describe(self) -> list[Setting]:
+        """Return every setting with its value and where that came from; keys are masked."""
+        return [
+            Setting(key, _shown(key, _lookup(self, key)), self.sources.get(key, "default"), variable(key))
+            for key in KEYS
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One line of `config show`. `source` is `flag`, `environment`, `default` or the path of a file."""
+
+    key: str
+    value: Any
+    source: str
+    variable: str
+
+
+def variable(key: str) -> str:
+    """Return the environment variable of a dotted key."""
+    return PREFIX + key.upper().replace(".", "__")
+
+
+def parse_size(text: str) -> int:
+    """Return the number that `8GiB`, `512M`, `4k` or `25.6k` means.
+
+    As in vLLM, `k`, `m`, `g`, `t` are powers of 1000 and `K`, `M`, `G`, `T` powers of 1024; `KiB` and `KB` are exact.
+
+    Raises:
+        ValueError: where it is no such number, or not a whole one.
+    """
+    match = re.fullmatch(r"\s*([0-9][0-9_]*)(\.[0-9]+)?\s*([A-Za-z]*)\s*", text, re.ASCII)
+    if match is None or match[3] not in _UNITS:
+        raise ValueError("it is not a size; write it like 4096, 4k, 512MiB or 8GiB")
+    unit = _UNITS[match[3]]
+    if not match[2]:
+        return int(match[1]) * unit
+    number = float(match[1] + match[2]) * unit
+    if number != int(number):
+        raise ValueError("it is not a whole number")
+    return int(number)
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds that `300ms`, `30`, `30s`, `5m` or `1h30m` means.
+
+    Raises:
+        ValueError: where it is no such duration.
+    """
+    text = text.strip()
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+        return float(text)
+    parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ValueError("it is not a duration; write it like 300ms, 30s, 5m or 1h30m")
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+Layer = dict[str, tuple[Any, str]]
+
+
+def _keys(cls: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted key and the type of every setting."""
+    hints = get_type_hints(cls)
+    for each in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[each.name]):
+            yield from _keys(hints[each.name], f"{prefix}{each.name}.")
+        elif each.name != "sources":
+            yield prefix + each.name, hints[each.name]
+
+
+KEYS: dict[str, Any] = dict(_keys(Settings))
+"""Every dotted key, with the type of its value."""
+
+
+def _unknown(key: str, where: str, known: Mapping[str, Any]) -> ConfigInvalid:
+    close = near(key, known)
+    hint = f"Did you mean `{close[0]}`?" if close else "See every setting with `loradex config show`"
+    return ConfigInvalid(f"`{key}` in {where} is not a setting", hint=hint, param=key)
+
+
+def _from_environment(environ: Mapping[str, str]) -> Layer:
+    variables = {variable(key): key for key in KEYS}
+    layer: Layer = {}
+    for name, value in environ.items():
+        if not value:
+            continue
+        if name in variables:
+            layer[variables[name]] = (value, "environment")
+        elif name.startswith(PREFIX) and name not in _OTHER_NAMES and not _KUBERNETES.fullmatch(name):
+            raise _unknown(name, "the environment", variables)
+    return layer
+
+
+def _from_file(path: Path) -> Layer:
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigInvalid(
+            f"The settings file `{path}` cannot be read", hint="Name another with `--config`"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigInvalid(f"The settings file `{path}` is not valid TOML: {error}") from error
+    layer: Layer = {}
+    for key, value in _flat(tree):
+        if key not in KEYS:
+            raise _unknown(key, f"`{path}`", KEYS)
+        layer[key] = (_beside(path, KEYS[key], value), str(path))
+    return layer
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        key = prefix + name
+        if isinstance(value, dict) and key not in KEYS:
+            yield from _flat(value, f"{key}.")
+        else:
+            yield key, value
+
+
+def _beside(path: Path, kind: Any, value: Any) -> Any:
+    """Read relative paths of a file as relative to that file."""
+
+    def joined(item: Any) -> Any:
+        return str(path.parent / Path(item).expanduser()) if isinstance(item, str) else item
+
+    if kind is Path:
+        return joined(value)
+    if Path in get_args(kind) and isinstance(value, list):
+        return [joined(item) for item in value]
+    if Path in get_args(kind) and isinstance(value, dict):
+        return {name: joined(item) for name, item in value.items()}
+    return value
+
+
+def _checked(key: str, raw: Any, source: str) -> Any:
+    from pydantic import TypeAdapter, ValidationError
+
+    where = f"from the environment variable {variable(key)}" if source == "environment" else f"from {source}"
+    shown = _shown(key, raw)
+    if key not in KEYS:
+        raise _unknown(key, where, KEYS)
+    try:
+        value = TypeAdapter(KEYS[key]).validate_python(_from_text(KEYS[key], raw) if isinstance(raw, str) else raw)
+        return _in_range(key, value)
+    except ValidationError as error:
+        raise ConfigInvalid(f"`{key}` is {shown!r} ({where}): {error.errors()[0]['msg']}", param=key) from error
+    except ValueError as error:
+        raise ConfigInvalid(f"`{key}` is {shown!r} ({where}): {error}", param=key) from error
+
+
+def _from_text(kind: Any, text: str) -> Any:
+    """Read what flags and variables say as text: sizes, durations, lists and `name=path` pairs."""
+    kinds = get_args(kind) or (kind,)
+    if type(None) in kinds and text.lower() in ("", "none"):
+        return None
+    if int in kinds:
+        return parse_size(text)
+    if float in kinds:
+        return parse_duration(text)
+    if get_origin(kind) is tuple:
+        return [item for item in re.split(f"[,{os.pathsep}]" if Path in kinds else ",", text) if item]
+    if get_origin(kind) is dict:
+        return json.loads(text) if text.lstrip().startswith("{") else _pairs(text)
+    return text
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = {}
+    for item in filter(None, text.split(",")):
+        name, sign, value = item.partition("=")
+        if not sign:
+            raise ValueError(f"{item!r} is not NAME=PATH")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+def _in_range(key: str, value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    low, high = (0, 65535) if key == "server.port" else (1, 2**53) if isinstance(value, int) else (0.001, 1e9)
+    if not low <= value <= high:
+        raise ValueError(f"it must be from {low} to {high}")
+    return value
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, Path):
+        return value.expanduser()
+    if isinstance(value, tuple):
+        return tuple(_expanded(item) for item in value)
+    return {name: _expanded(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+
+def _built(values: Mapping[str, Any], sources: Mapping[str, str]) -> Settings:
+    tree: dict[str, dict[str, Any]] = {"": {"home": Settings().home}, "engine": {}, "server": {}}
+    for key, value in values.items():
+        part, _, name = key.rpartition(".")
+        tree[part][name] = value
+    top = {name: _expanded(value) for name, value in tree[""].items()}
+    server = {name: _expanded(value) for name, value in tree["server"].items()}
+    return Settings(engine=EngineConfig(**tree["engine"]), server=ServerConfig(**server), sources=dict(sources), **top)
+
+
+def _lookup(settings: Settings, key: str) -> Any:
+    value: Any = settings
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _shown(key: str, value: Any) -> Any:
+    secret = key.endswith(("api_key", "_keys"))
+    return "***" if secret and value else value

@@ -1,0 +1,214 @@
+"""The asynchronous HTTP client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import httpx
+
+from loradex.client import wire
+from loradex.client.answer import Answer, Piece
+from loradex.client.reply import body, read, unreachable
+from loradex.client.views import AdapterView, Change, HistoryEntry, Info, Report, ResidentView
+from loradex.core.adapter import DEFAULT_ALIAS
+
+T = TypeVar("T")
+Views = list[AdapterView]
+Entries = list[HistoryEntry]
+
+
+class AsyncClient:
+    """Talks to a Loradex server, with the verbs of the service; what the server refuses comes back as the same error.
+
+    Args:
+        url: address of the server.
+        api_key: sent as a bearer token where the server asks for one.
+        timeout: seconds to wait for a reply, or for the next piece of a stream.
+
+    Raises:
+        ConfigInvalid: `url` is not an address.
+        ServerUnreachable: from every method, when no server answers.
+    """
+
+    def __init__(self, url: str = wire.DEFAULT_URL, *, api_key: str = "", timeout: float = 600.0) -> None:
+        self.url = wire.check_url(url)
+        self._http = httpx.AsyncClient(
+            base_url=self.url,
+            headers={"authorization": f"Bearer {api_key}"} if api_key else {},
+            timeout=httpx.Timeout(timeout, connect=min(timeout, 5.0)),
+            trust_env=not wire.is_loopback(self.url),
+        )
+        self.adapters = AsyncAdapters(self)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._http.aclose()
+
+    async def info(self) -> Info:
+        """Return what the server is: its version, base model, limits and load."""
+        return await self.send(wire.info())
+
+    async def resident(self) -> list[ResidentView]:
+        """Return the adapters that the engine holds now."""
+        return await self.send(wire.resident())
+
+    async def load(self, adapter: str) -> Change:
+        """Make an adapter resident before anybody asks for it.
+
+        Raises:
+            AdapterNotFound: there is none of that name.
+            Overloaded: every slot is in use.
+        """
+        return await self.send(wire.load(adapter))
+
+    async def unload(self, name: str) -> None:
+        """Free an adapter's slot once its answers have ended; it is loaded again when asked for."""
+        await self.send(wire.unload(name))
+
+    async def chat(self, model: str, messages: wire.Messages, **options: Any) -> Answer:
+        """Return a chat completion; `options` are the fields of OpenAI's API (`max_tokens`, `temperature` ...).
+
+        Raises:
+            ModelNotFound: `model` names neither the base nor an adapter.
+            InvalidRequest: an option has a wrong value.
+        """
+        return await self.send(wire.chat(model, messages, False, options))
+
+    async def complete(self, model: str, prompt: str | Sequence[int], **options: Any) -> Answer:
+        """Return the completion of a text or of token ids. Raises what `chat` raises."""
+        return await self.send(wire.complete(model, prompt, False, options))
+
+    async def stream(self, model: str, messages: wire.Messages, **options: Any) -> AsyncStream:
+        """Start a chat completion that arrives in pieces. Write `async with await client.stream(...)`. Raises what `chat` raises."""
+        call = wire.chat(model, messages, True, options)
+        request = self._http.build_request(call.method, call.path, json=call.body)
+        try:
+            reply = await self._http.send(request, stream=True)
+            if reply.is_error:
+                await reply.aread()
+        except httpx.HTTPError as error:
+            raise unreachable(self.url, error) from error
+        if not reply.is_error:
+            return AsyncStream(self.url, reply)
+        await reply.aclose()
+        raise wire.read_error(reply.status_code, body(reply))
+
+    async def send(self, call: wire.Call[T]) -> T:
+        """Make one call and read its reply."""
+        try:
+            reply = await self._http.request(call.method, call.path, json=call.body, params=dict(call.params))
+        except httpx.HTTPError as error:
+            raise unreachable(self.url, error) from error
+        return read(self.url, call, reply)
+
+
+class AsyncStream:
+    """An answer as it comes: iterate over its pieces.
+
+    Attributes:
+        adapter: who answers: `medical@3`, or `base`. Known at once.
+        request_id: the server's name for this request. Known at once.
+        fingerprint: names engine, base and adapter digest. Known from the first piece on.
+        finish_reason, usage: known when the iteration has ended.
+    """
+
+    def __init__(self, url: str, reply: httpx.Response) -> None:
+        self._url = url
+        self._reply = reply
+        self.adapter: str = reply.headers.get("x-loradex-adapter", "")
+        self.request_id: str = reply.headers.get("x-request-id", "")
+        self.fingerprint = ""
+        self.finish_reason: str | None = None
+        self.usage: Mapping[str, Any] = {}
+
+    async def __aenter__(self) -> AsyncStream:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the answer; the server frees all that it held for it."""
+        await self._reply.aclose()
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        try:
+            async for line in self._reply.aiter_lines():
+                piece = wire.read_event(line)
+                if piece is not None:
+                    self.fingerprint = piece.fingerprint or self.fingerprint
+                    self.finish_reason = piece.finish_reason or self.finish_reason
+                    self.usage = piece.usage or self.usage
+                    yield piece
+        except httpx.HTTPError as error:
+            raise unreachable(self._url, error) from error
+
+    async def text(self) -> str:
+        """Wait for the end and return what is left of the text."""
+        return "".join([piece.text async for piece in self])
+
+
+class AsyncAdapters:
+    """The verbs of `loradex adapter`, over HTTP."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def list(self) -> Views:
+        """Return every adapter."""
+        return await self._client.send(wire.list_adapters())
+
+    async def get(self, name: str) -> AdapterView:
+        """Return one adapter with its versions. Raises AdapterNotFound."""
+        return await self._client.send(wire.get_adapter(name))
+
+    async def add(
+        self, name: str, path: Path | str, *, mode: str = "drain", replace: bool = True, allow_pickle: bool = False
+    ) -> Change:
+        """Register the adapter at `path`, a folder on the server's machine, and serve it under `name`.
+
+        With `drain`, running answers end on the version they began with; with `immediate` they switch too.
+
+        Raises:
+            AdapterInvalid: it does not fit the base; `problems` has every reason.
+            PathNotAllowed: the folder lies outside what the server allows.
+            Conflict: the name is taken and `replace` is false.
+        """
+        return await self._client.send(wire.add_adapter(name, str(path), mode, replace, allow_pickle))
+
+    async def check(self, path: Path | str) -> Report:
+        """Check the adapter at `path` against the base; nothing is registered."""
+        return await self._client.send(wire.check_adapter(str(path)))
+
+    async def promote(self, name: str, version: int, alias: str = DEFAULT_ALIAS, *, mode: str = "drain") -> Change:
+        """Point an alias at a version. With the alias `default`, that is what the bare name means."""
+        return await self._client.send(wire.promote(name, version, alias, mode))
+
+    async def remove_alias(self, name: str, alias: str) -> None:
+        """Remove an alias; the versions stay."""
+        await self._client.send(wire.remove_alias(name, alias))
+
+    async def rollback(self, name: str, *, mode: str = "drain") -> Change:
+        """Go back to the version that the name meant before the last change."""
+        return await self._client.send(wire.rollback(name, mode))
+
+    async def remove(self, name: str, version: int | None = None) -> None:
+        """Remove an adapter with all its versions, or one version. Raises Conflict where an alias points to it."""
+        await self._client.send(wire.remove(name, version))
+
+    async def history(self, name: str) -> Entries:
+        """Return every change of an adapter."""
+        return await self._client.send(wire.history(name))

@@ -1,0 +1,121 @@
+"""What the server tells of adapters, as frozen values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from loradex.errors import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class VersionView:
+    """One immutable version of an adapter. `slot` is where the engine holds it, None when it is not resident."""
+
+    version: int
+    digest: str
+    source: str = ""
+    base_name: str | None = None
+    rank: int = 0
+    modules: tuple[str, ...] = ()
+    parameters: int = 0
+    bytes: int = 0
+    created_at: str = ""
+    resident: bool = False
+    slot: int | None = None
+    leases: int = 0
+    running: int = 0
+    waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterView:
+    """An adapter: its versions, its aliases, and the version that its bare name means now (`current`)."""
+
+    name: str
+    enabled: bool = True
+    current: int | None = None
+    created_at: str = ""
+    aliases: Mapping[str, int] = field(default_factory=dict)
+    versions: tuple[VersionView, ...] = ()
+
+    @property
+    def current_version(self) -> VersionView | None:
+        """The version that the bare name means, None where there is none."""
+        return next((each for each in self.versions if each.version == self.current), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """The number and digest of a version."""
+
+    version: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a change did. `switch_seconds` is the time in which new requests moved over; `moved` counts running ones."""
+
+    name: str
+    version: int
+    digest: str = ""
+    previous: Pinned | None = None
+    stage_seconds: float = 0.0
+    load_seconds: float = 0.0
+    switch_seconds: float = 0.0
+    moved: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a check found; `ok` when there is no problem."""
+
+    ok: bool
+    digest: str = ""
+    rank: int = 0
+    modules: tuple[str, ...] = ()
+    parameters: int = 0
+    bytes: int = 0
+    base_model: str | None = None
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """One change in an adapter's history; `when` is UTC in ISO form."""
+
+    when: str
+    who: str
+    action: str
+    from_version: int | None = None
+    to_version: int | None = None
+    alias: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResidentView:
+    """An adapter version that the engine holds."""
+
+    name: str
+    version: int
+    digest: str
+    slot: int | None = None
+    bytes: int = 0
+    leases: int = 0
+    running: int = 0
+    waiting: int = 0
+    last_used: str | float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What a server is: its version, base model, limits and present load."""
+
+    product: str
+    version: str
+    model: Mapping[str, Any]
+    limits: Mapping[str, Any]
+    stats: Mapping[str, Any]
