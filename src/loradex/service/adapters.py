@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -42,7 +43,7 @@ class Adapters:
         """Return all that is known of a name; AdapterNotFound."""
         raise NotImplementedError
 
-    async def history(self, name: str) -> list[HistoryEntry]:
+    async def history(self, name: str) -> Sequence[HistoryEntry]:
         """Return every change of a name, oldest first."""
         raise NotImplementedError
 
@@ -71,6 +72,6 @@ class Adapters:
     async def unload(self, reference: str, *, disable: bool = False, actor: str = "") -> AdapterView:
         """Free the weights as soon as no answer uses them: of every version for a bare name, else of that one.
 
-        `disable` also takes the name out of the model list (vLLM's unload); `add` or `load`... brings it back.
+        `disable` also takes the name out of the model list (vLLM's unload); `add` brings it back.
         """
         raise NotImplementedError
