@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from loradex.adapters.adapter import Adapter, LoraLayer
+from loradex.adapters.header import read_header
+from loradex.adapters.keys import kind
+from loradex.adapters.listing import listed, printable
+from loradex.adapters.read import examine
+from loradex.adapters.values import not_finite
+from loradex.core.model import LinearShape, ModelInfo
 from loradex.errors import AdapterInvalid, Problem
 
 
@@ -44,3 +53,135 @@ class CheckReport:
         """
         if self.problems:
             raise AdapterInvalid(f"Adapter `{name}` cannot be served", self.problems)
+
+
+def check(adapter: Adapter, base: ModelInfo, max_rank: int, *, strict_base: bool = False) -> CheckReport:
+    """Check that an adapter fits a base model, and read all its weights for values that are not numbers.
+
+    An adapter that names another base is warned of, or refused under `strict_base`; shapes that differ are always
+    refused.
+
+    Raises:
+        FilesNotFound, AdapterInvalid: the weights file is gone or no longer what was read.
+    """
+    problems = _ranks(adapter, max_rank) + _modules(adapter, base) + _shapes(adapter, base) + _values(adapter)
+    other = _other_base(adapter, base)
+    return _report(adapter, problems + (other if strict_base else []), [] if strict_base else other)
+
+
+def check_folder(folder: Path, base: ModelInfo, max_rank: int, *, strict_base: bool = False) -> CheckReport:
+    """Read and check the adapter in a folder; every problem is in the report, those of its structure first.
+
+    Raises:
+        FilesNotFound: there is no adapter in the folder.
+    """
+    found = examine(folder)
+    if found.header is None:
+        return _report(found.adapter, list(found.problems), [])
+    report = check(found.adapter, base, max_rank, strict_base=strict_base)
+    problems = list(found.problems)
+    # Where nothing could be read, the reasons are listed already: that nothing matched is no news.
+    problems += [one for one in report.problems if found.adapter.layers or not problems or one.code != "no_match"]
+    return _report(found.adapter, problems, list(report.warnings))
+
+
+def _report(adapter: Adapter, problems: list[Problem], warnings: list[Problem]) -> CheckReport:
+    return CheckReport(
+        problems=tuple(problems),
+        warnings=tuple(warnings),
+        rank=adapter.rank,
+        modules=tuple(sorted({kind(module) for module in adapter.layers})),
+        parameters=adapter.parameters,
+        bytes=adapter.bytes,
+        base_model=adapter.base_model,
+        digest=adapter.digest,
+    )
+
+
+def _ranks(adapter: Adapter, max_rank: int) -> list[Problem]:
+    if adapter.rank <= max_rank:
+        return []
+    # The first sentence is vLLM's, word for word: tools look for it.
+    what = f"LoRA rank {adapter.rank} is greater than max_lora_rank {max_rank}."
+    return [Problem("rank_too_large", what, f"Serve with `--max-lora-rank {adapter.rank}` or more")]
+
+
+def _modules(adapter: Adapter, base: ModelInfo) -> list[Problem]:
+    missing = [module for module in adapter.layers if module not in base.linears]
+    if len(missing) == len(adapter.layers):
+        return [_no_match(adapter.layers, base)]
+    heads = [module for module in missing if kind(module) in ("lm_head", "embed_out")]
+    problems = []
+    if heads:
+        what = f"{listed(heads)} is the output head, on which LoRA is not served"
+        problems.append(Problem("output_head", what, "Train again without it in `target_modules`"))
+    if others := [module for module in missing if module not in heads]:
+        what = f"{len(others)} adapted modules are not in the base model `{base.id}`: {listed(others)}"
+        problems.append(Problem("unknown_modules", what, _own_base(adapter)))
+    return problems
+
+
+def _no_match(layers: Mapping[str, LoraLayer], base: ModelInfo) -> Problem:
+    here = listed(list(base.linears)[:2]) or "none"
+    if not layers:
+        what = f"The file holds no low-rank pair that could be served; the base model `{base.id}` has {here}"
+        return Problem("no_match", what, "Give an adapter that PEFT saved")
+    kinds = {kind(module) for module in layers}
+    alike = [module for module in base.linears if kind(module) in kinds]
+    here = listed((alike or list(base.linears))[:2]) or "none"
+    what = (
+        f"None of its {len(layers)} modules is in the base model `{base.id}`: "
+        f"the adapter has {listed(list(layers)[:2])}, the base has {here}"
+    )
+    return Problem("no_match", what, "Serve the base on which it was trained, or rename its tensors")
+
+
+def _shapes(adapter: Adapter, base: ModelInfo) -> list[Problem]:
+    wrong: dict[tuple[str, int, int, LinearShape], list[str]] = {}
+    for module, layer in adapter.layers.items():
+        shape = base.linears.get(module)
+        if shape is not None and (layer.in_features, layer.out_features) != (shape.in_features, shape.out_features):
+            wrong.setdefault((kind(module), layer.in_features, layer.out_features, shape), []).append(module)
+    return [
+        Problem(
+            "shape_mismatch",
+            f"`{name}` has {inputs} inputs and {outputs} outputs; in the base model `{base.id}` it has "
+            f"{shape.in_features} and {shape.out_features}: the adapter belongs to another base "
+            f"({len(modules)} modules, such as {listed(modules[:1])})",
+            _own_base(adapter),
+        )
+        for (name, inputs, outputs, shape), modules in wrong.items()
+    ]
+
+
+def _own_base(adapter: Adapter) -> str:
+    named = f", which it calls `{printable(adapter.base_model)}`" if adapter.base_model else ""
+    return f"Serve the base on which it was trained{named}"
+
+
+def _values(adapter: Adapter) -> list[Problem]:
+    if not adapter.layers:
+        return []
+    tensors = read_header(adapter.weights).tensors
+    names = [name for layer in adapter.layers.values() for name in (layer.a, layer.b)]
+    if any(name not in tensors for name in names):
+        gone = [name for name in names if name not in tensors]
+        changed = Problem("changed", f"The weights file changed while it was read: {listed(gone)} is gone", "Try again")
+        raise AdapterInvalid(f"{adapter.weights} cannot be checked", [changed])
+    bad = not_finite(adapter.weights, tensors, names)
+    if not bad:
+        return []
+    what = f"{sum(bad.values())} weights are NaN or infinite, in {len(bad)} tensors: {listed(bad)}"
+    return [Problem("not_finite", what, "Training diverged or the file is damaged: take an earlier checkpoint")]
+
+
+def _other_base(adapter: Adapter, base: ModelInfo) -> list[Problem]:
+    named = _last_part(adapter.base_model or "")
+    if not named or named in (_last_part(base.id), _last_part(base.path)):
+        return []
+    what = f"It says that it was trained on `{printable(adapter.base_model or '')}`; the base model is `{base.id}`"
+    return [Problem("other_base", what, "Serve that base, unless you know that they are the same weights")]
+
+
+def _last_part(name: str) -> str:
+    return name.replace("\\", "/").rstrip("/").rpartition("/")[2].lower()

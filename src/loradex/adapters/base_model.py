@@ -1,0 +1,142 @@
+"""The base model's linears, from its files alone: adapters can be checked where no tensor library is installed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from loradex.adapters.header import BITS, TensorInfo, read_header
+from loradex.core.model import LinearShape, ModelInfo
+from loradex.errors import AdapterInvalid, ConfigInvalid, FilesNotFound
+
+# Last parts of module paths that hold a matrix and are no linear that an adapter may target.
+_HEADS = frozenset(("lm_head", "embed_out", "output", "output_layer", "score", "classifier"))
+_EMBEDDINGS = frozenset(("wte", "wpe", "tok_embeddings", "word_embeddings", "position_embeddings", "shared"))
+_ROUTERS = frozenset(("gate", "router"))
+
+# Families whose linears are `Conv1D`: their weights lie as [in, out].
+_TRANSPOSED = frozenset(("gpt2", "openai-gpt"))
+
+# Checkpoints of a bare model leave out the name under which the causal model holds it.
+_INNER = {"gpt2": "transformer", "openai-gpt": "transformer", "gpt_neo": "transformer", "gptj": "transformer"}
+_INNER |= {"gpt_bigcode": "transformer", "codegen": "transformer", "bloom": "transformer", "falcon": "transformer"}
+_INNER |= {"gpt_neox": "gpt_neox"}
+
+
+def model_digest(architecture: str, linears: Mapping[str, LinearShape]) -> str:
+    """Return what identifies the shape of a base model: SHA-256 over its architecture and its linears, by name."""
+    digest = hashlib.sha256(f"loradex base 1\n{architecture}\n".encode())
+    for name, shape in sorted(linears.items()):
+        digest.update(f"{name} {shape.in_features} {shape.out_features}\n".encode())
+    return digest.hexdigest()
+
+
+def is_linear(module: str) -> bool:
+    """Whether a module that holds a matrix is a linear that an adapter may target: no embedding, head or router."""
+    last = module.rpartition(".")[2]
+    if last in _HEADS or last in _EMBEDDINGS or last in _ROUTERS or ".experts." in module:
+        return False
+    return not (last.startswith("embed") or "norm" in last)
+
+
+def read_model_info(folder: Path, served_name: str | None = None) -> ModelInfo:
+    """Read what an adapter must fit from `config.json` and the headers of the weights; loads nothing.
+
+    `device` is `none`, since the model runs nowhere.
+
+    Raises:
+        ConfigInvalid: the folder holds no model, one without safetensors, or one whose weights are packed.
+    """
+    folder = Path(folder)
+    config = _read_json(folder / "config.json", "There is no model at that path")
+    text = config.get("text_config")
+    text = text if isinstance(text, dict) else config
+    kind = str(config.get("model_type", ""))
+    names = config.get("architectures")
+    architecture = str(names[0]) if isinstance(names, list) and names else ""
+    linears = _linears(_tensors(folder), kind)
+    if not linears:
+        raise ConfigInvalid(f"The model at {folder} has no linears", hint="Give the folder of a language model")
+    return ModelInfo(
+        id=served_name or folder.resolve().name,
+        path=str(folder),
+        architecture=architecture,
+        dtype=str(config.get("dtype") or config.get("torch_dtype") or text.get("dtype") or "float32"),
+        device="none",
+        vocab_size=_whole(text, "vocab_size"),
+        max_model_len=_whole(text, "max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"),
+        linears=linears,
+        digest=model_digest(architecture, linears),
+        has_chat_template=_has_chat_template(folder),
+    )
+
+
+def _linears(tensors: Mapping[str, TensorInfo], kind: str) -> dict[str, LinearShape]:
+    inner = _INNER.get(kind, "model") + "."
+    bare = not any(name.startswith(inner) for name in tensors)
+    linears = {}
+    for name, info in sorted(tensors.items()):
+        module = name.removesuffix(".weight")
+        if module == name or len(info.shape) != 2 or not is_linear(module):
+            continue
+        if BITS[info.dtype] < 8 or info.dtype.startswith(("U", "I")):
+            raise ConfigInvalid(
+                f"The base model's weights are packed ({name} is {info.dtype}), so their shapes cannot be read",
+                hint="Check against a running server, which has the model loaded: add `--url`",
+            )
+        out_features, in_features = reversed(info.shape) if kind in _TRANSPOSED else info.shape
+        linears[inner + module if bare else module] = LinearShape(in_features, out_features)
+    return linears
+
+
+def _tensors(folder: Path) -> dict[str, TensorInfo]:
+    tensors: dict[str, TensorInfo] = {}
+    try:
+        for shard in _shards(folder):
+            tensors.update(read_header(shard).tensors)
+    except (AdapterInvalid, FilesNotFound) as error:
+        raise ConfigInvalid(f"The base model at {folder} cannot be read: {error.message}") from error
+    return tensors
+
+
+def _shards(folder: Path) -> list[Path]:
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    hint = "Save the model with `save_pretrained`, which writes model.safetensors"
+    found = _read_json(index, "The model has no model.safetensors", hint).get("weight_map")
+    names = set(found.values()) if isinstance(found, dict) else set()
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise ConfigInvalid(f"{index} names no weight files", hint=hint)
+    return [folder / name for name in sorted(names)]
+
+
+def _read_json(path: Path, what: str, hint: str = "Give the folder of a model, with its config.json") -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigInvalid(f"{what}: {path} cannot be read ({error.strerror or error})", hint=hint) from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigInvalid(f"{path} is not JSON: {error}", hint=hint) from error
+    if not isinstance(found, dict):
+        raise ConfigInvalid(f"{path} holds no JSON object", hint=hint)
+    return found
+
+
+def _whole(config: Mapping[str, Any], *names: str) -> int:
+    for name in names:
+        value = config.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return int(value)
+    return 0
+
+
+def _has_chat_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    path = folder / "tokenizer_config.json"
+    return path.is_file() and bool(_read_json(path, "The tokenizer cannot be read").get("chat_template"))

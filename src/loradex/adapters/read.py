@@ -1,0 +1,181 @@
+"""An adapter's structure: which linears it adapts, with which rank and scaling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from loradex.adapters.adapter import Adapter, LoraLayer
+from loradex.adapters.config import LoraConfig, read_config
+from loradex.adapters.digest import digest_files
+from loradex.adapters.files import MAX_WEIGHTS_BYTES, find_files
+from loradex.adapters.header import Header, read_header
+from loradex.adapters.keys import Foreign, foreign, parse_key
+from loradex.adapters.listing import listed
+from loradex.adapters.values import DTYPES
+from loradex.errors import AdapterInvalid, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """All that could be understood of an adapter, and every reason why that is not the whole of it.
+
+    `header` is None where the weights could not be read; `adapter` then has no layers.
+    """
+
+    adapter: Adapter
+    config: LoraConfig | None
+    header: Header | None
+    problems: tuple[Problem, ...]
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Read the structure of a PEFT adapter; no tensor is read beyond its place and shape.
+
+    Raises:
+        FilesNotFound: there is no adapter in the folder.
+        AdapterInvalid: it cannot be served as it is; lists every reason.
+    """
+    found = examine(folder)
+    if found.problems:
+        raise AdapterInvalid(f"The adapter at {folder} cannot be served", found.problems)
+    return found.adapter
+
+
+def examine(folder: Path) -> Examined:
+    """Read the structure of a PEFT adapter as far as it can be understood.
+
+    Raises:
+        FilesNotFound: there is no adapter in the folder.
+    """
+    files = find_files(folder)
+    config, found = read_config(files.config)
+    problems = list(found)
+    header, size = None, files.weights.stat().st_size
+    if files.pickled:
+        problems.append(_pickled(files.weights.name))
+    elif size > MAX_WEIGHTS_BYTES:
+        what = f"{files.weights.name} has {size} bytes, above the limit of {MAX_WEIGHTS_BYTES >> 30} GiB"
+        problems.append(Problem("too_large", what, "Give the adapter alone, without weights of its base"))
+    else:
+        try:
+            header = read_header(files.weights)
+        except AdapterInvalid as error:
+            problems += error.problems
+    layers: dict[str, LoraLayer] = {}
+    if header is not None:
+        layers, found_in_tensors = _layers(header, config)
+        problems += found_in_tensors
+    adapter = Adapter(
+        digest=digest_files(files.config, files.weights) if header is not None else "",
+        path=files.config.parent,
+        layers=layers,
+        rank=max((layer.rank for layer in layers.values()), default=0),
+        parameters=sum(layer.rank * (layer.in_features + layer.out_features) for layer in layers.values()),
+        bytes=size,
+        base_model=config.base_model if config else None,
+    )
+    return Examined(adapter, config, header, tuple(problems))
+
+
+def _pickled(name: str) -> Problem:
+    what = f"{name} is a Python pickle, which can run code when it is opened; there is no adapter_model.safetensors"
+    fix = "Save it again with `save_pretrained(..., safe_serialization=True)`, or allow it with `--allow-pickle`"
+    return Problem("pickle", what, fix)
+
+
+def _layers(header: Header, config: LoraConfig | None) -> tuple[dict[str, LoraLayer], list[Problem]]:
+    pairs: dict[str, dict[str, str]] = {}
+    strange: dict[Foreign, list[str]] = {}
+    double, adapters = [], set()
+    for name in sorted(header.tensors):
+        key = parse_key(name)
+        if key is None:
+            strange.setdefault(foreign(name), []).append(name)
+        elif key.side in pairs.setdefault(key.module, {}):
+            double.append(name)
+            adapters.add(key.adapter)
+        else:
+            pairs[key.module][key.side] = name
+            adapters.add(key.adapter)
+    problems = [_strange(option, names) for option, names in strange.items()]
+    if len(adapters) > 1:
+        named = listed(sorted(name or "(none)" for name in adapters))
+        problems.append(Problem("many_adapters", f"The file holds several adapters: {named}", "Save one to a file"))
+    if double and len(adapters) == 1:
+        problems.append(Problem("duplicate", f"Tensors mean the same module: {listed(double)}", "Save it again"))
+    problems += _halves(pairs) + _dtypes(header, pairs)
+    layers, wrong = _complete(header, pairs, config)
+    return layers, problems + wrong
+
+
+_STRANGE: Mapping[Foreign, tuple[str, str]] = {
+    "embeddings": ("adapt embeddings, which is not served", "Train without embeddings in `target_modules`"),
+    "dora": (
+        "are DoRA magnitudes, which are not served",
+        "Merge with `merge_and_unload`, or train with use_dora=False",
+    ),
+    "lora_bias": ("are biases of low-rank pairs, which are not served", "Train again with `lora_bias=False`"),
+    "kasa": ("are KaSA diagonals, which are not served", "Train again with plain LoRA"),
+    "trainable_tokens": ("are trained token embeddings, which are not served", "Train without them, or merge"),
+    "bias": ("are trained biases, which are not served", 'Train again with `bias="none"`'),
+    "modules_to_save": ("replace whole modules of the base, which is not served", "Merge it with `merge_and_unload`"),
+    "full": ("are whole weights, not low-rank pairs", "Save only the adapter, with `save_embedding_layers=False`"),
+    "unknown": ("are not known to belong to LoRA", "Save it again with PEFT's `save_pretrained`"),
+}
+
+
+def _strange(option: Foreign, names: list[str]) -> Problem:
+    what, fix = _STRANGE[option]
+    return Problem("unsupported_tensors", f"{len(names)} tensors {what}: {listed(names)}", fix)
+
+
+def _halves(pairs: Mapping[str, Mapping[str, str]]) -> list[Problem]:
+    problems = []
+    for side, other in (("A", "B"), ("B", "A")):
+        if lonely := [module for module, pair in pairs.items() if side in pair and other not in pair]:
+            what = f"lora_{other} is missing beside lora_{side} of {listed(lonely)}"
+            problems.append(Problem("missing_half", what, "Save the adapter again; half a pair has no effect"))
+    return problems
+
+
+def _dtypes(header: Header, pairs: Mapping[str, Mapping[str, str]]) -> list[Problem]:
+    names: dict[str, list[str]] = {}
+    for pair in pairs.values():
+        for name in pair.values():
+            if (dtype := header.tensors[name].dtype) not in DTYPES:
+                names.setdefault(dtype, []).append(name)
+    fix = "Save the adapter in float32, bfloat16 or float16"
+    return [
+        Problem("unsupported_dtype", f"{len(found)} tensors are of dtype {dtype}: {listed(found)}", fix)
+        for dtype, found in names.items()
+    ]
+
+
+def _complete(
+    header: Header, pairs: Mapping[str, Mapping[str, str]], config: LoraConfig | None
+) -> tuple[dict[str, LoraLayer], list[Problem]]:
+    layers: dict[str, LoraLayer] = {}
+    shapes, ranks = [], []
+    for module, pair in sorted(pairs.items()):
+        if len(pair) < 2:
+            continue
+        a, b = header.tensors[pair["A"]].shape, header.tensors[pair["B"]].shape
+        if len(a) != 2 or len(b) != 2 or a[0] != b[1] or 0 in a + b:
+            shapes.append((module, f"A {list(a)} and B {list(b)}"))
+            continue
+        if config is not None and config.rank(module) != a[0]:
+            ranks.append((module, f"{a[0]} where adapter_config.json says {config.rank(module)}"))
+        scaling = config.scaling(module) if config else 1.0
+        layers[module] = LoraLayer(module, a[0], scaling, a[1], b[0], pair["A"], pair["B"])
+    problems = []
+    if shapes:
+        what = f"Pairs do not fit together: {shapes[0][1]} at {listed(module for module, _ in shapes)}"
+        fix = "A must be [rank, inputs] and B [outputs, rank]; save the adapter again with PEFT"
+        problems.append(Problem("bad_pair", what, fix))
+    if ranks:
+        what = f"Rank is {ranks[0][1]}, at {listed(module for module, _ in ranks)}"
+        fix = "Correct `r` or `rank_pattern`: the scaling depends on them"
+        problems.append(Problem("rank_mismatch", what, fix))
+    return layers, problems
