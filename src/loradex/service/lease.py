@@ -1,0 +1,108 @@
+"""A request's hold on one digest: weights with leases are never freed or overwritten."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from enum import Enum, auto
+
+
+class State(Enum):
+    """Where weights are on their way into or out of the engine."""
+
+    LOADING = auto()
+    RESIDENT = auto()
+    UNLOADING = auto()
+
+
+class Entry:
+    """One digest that takes a slot of the engine.
+
+    Attributes:
+        state: see `State`; `task` is the load or unload under way.
+        leases: who holds it.
+        used_at: when it was last leased or freed, by the service's clock.
+        names: adapters under which it was asked for.
+        retired: to be freed when the last lease ends.
+        closed: takes no new leases, so that one who waits for a slot gets this one in the end.
+        claimed: its slot is promised to another digest, which is counted in its place.
+        moving_to: where an `immediate` replace takes its requests at this moment.
+        not_before: loop time before which it is not tried again, after an unload that failed.
+    """
+
+    __slots__ = (
+        "claimed",
+        "closed",
+        "digest",
+        "leases",
+        "moving_to",
+        "names",
+        "not_before",
+        "retired",
+        "state",
+        "task",
+        "used_at",
+    )
+
+    def __init__(self, digest: str, now: float) -> None:
+        self.digest = digest
+        self.state = State.LOADING
+        self.task: asyncio.Task[None] | None = None
+        self.leases: set[Lease] = set()
+        self.used_at = now
+        self.names: set[str] = set()
+        self.retired = False
+        self.closed = False
+        self.claimed = False
+        self.moving_to: Entry | None = None
+        self.not_before = 0.0
+
+    @property
+    def grantable(self) -> bool:
+        """Whether a new lease can be given at once."""
+        return self.state is State.RESIDENT and not self.closed
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is resident and nobody holds it."""
+        return self.state is State.RESIDENT and not self.leases
+
+
+class Lease:
+    """A hold on one entry until `release`. An `immediate` replace moves it to another entry."""
+
+    __slots__ = ("_ended", "_entry")
+
+    def __init__(self, entry: Entry, ended: Callable[[Entry], None]) -> None:
+        self._entry: Entry | None = entry
+        self._ended = ended
+        entry.leases.add(self)
+
+    @property
+    def digest(self) -> str | None:
+        """The digest that is held; None after `release`."""
+        return self._entry.digest if self._entry is not None else None
+
+    def begin(self) -> str | None:
+        """Return the digest to hand to the engine, which must be called before anything is awaited.
+
+        While a replace switches the engine's requests over, a request for the old digest would reach the engine too
+        late to be switched: it begins on the new one.
+        """
+        if self._entry is not None and self._entry.moving_to is not None:
+            self.move(self._entry.moving_to)
+        return self.digest
+
+    def move(self, entry: Entry) -> None:
+        """Hold `entry` instead."""
+        if self._entry is not None:
+            self._entry.leases.discard(self)
+            self._entry = entry
+            entry.leases.add(self)
+
+    def release(self) -> None:
+        """Give the hold back. Does nothing the second time."""
+        entry, self._entry = self._entry, None
+        if entry is not None:
+            entry.leases.discard(self)
+            self._ended(entry)

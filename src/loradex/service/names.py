@@ -1,0 +1,115 @@
+"""From what a client writes into `model` to the version that answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from loradex.core.adapter import BASE, AdapterRef, Reference
+from loradex.core.model import ModelInfo
+from loradex.errors import AdapterNotFound, InvalidRequest, ModelNotFound, near
+from loradex.registry.records import AdapterRecord
+from loradex.registry.registry import Registry
+
+FRESH_SECONDS = 1.0
+"""How long another process's change of the registry may stay unseen. Our own changes are seen at once."""
+
+
+class Names:
+    """Resolves names for one base model, and remembers what they mean so that a request needs no query.
+
+    Memory is dropped by `forget`, which every verb calls after its change, and after `FRESH_SECONDS`, since another
+    process may share the registry.
+    """
+
+    def __init__(self, registry: Registry, info: Callable[[], ModelInfo], clock: Callable[[], float]) -> None:
+        self._registry = registry
+        self._info = info
+        self._clock = clock
+        self._refs: dict[str, AdapterRef] = {}
+        self._records: list[AdapterRecord] | None = None
+        self._since = clock()
+        self._generation = 0
+
+    @property
+    def base_names(self) -> frozenset[str]:
+        """The names that mean the base model: `base`, its served name and its path."""
+        info = self._info()
+        return frozenset((BASE, info.id, info.path))
+
+    def forget(self) -> None:
+        """Drop what is remembered. What a query under way brings back is not remembered either."""
+        self._refs.clear()
+        self._records = None
+        self._since = self._clock()
+        self._generation += 1
+
+    async def pick(self, model: str | None) -> AdapterRef | None:
+        """Return the version that `model` means, None for the base.
+
+        Raises:
+            ModelNotFound: it means nothing here; the message has names that look like it.
+        """
+        reference = self.reference(model)
+        if reference is None:
+            return None
+        try:
+            return await self.resolve(reference)
+        except AdapterNotFound as error:
+            raise self._unknown(str(model), await asyncio.to_thread(self.records)) from error
+
+    def reference(self, model: str | None) -> Reference | None:
+        """Return the reference in `model`, None for the base. A full name wins over `base:reference`.
+
+        Raises:
+            ModelNotFound: it follows neither form.
+        """
+        if not model or model in self.base_names:
+            return None
+        for base in sorted(self.base_names, key=len, reverse=True):
+            if model.startswith(f"{base}:"):
+                model = model[len(base) + 1 :]
+                break
+        try:
+            return Reference.parse(model)
+        except InvalidRequest as error:
+            raise self._unknown(model, self._records or []) from error
+
+    async def resolve(self, reference: Reference, *, again: bool = False) -> AdapterRef:
+        """Return the version that a reference means for this base.
+
+        Args:
+            reference: what to look up.
+            again: ask the registry even if the answer is remembered.
+
+        Raises:
+            AdapterNotFound: there is no such name, version or alias, or the name is disabled.
+            RegistryFailed: the registry cannot be read.
+        """
+        if self._clock() - self._since > FRESH_SECONDS:
+            self.forget()
+        key = str(reference)
+        found = None if again else self._refs.get(key)
+        if found is None:
+            generation = self._generation
+            found = await asyncio.to_thread(self._registry.resolve, reference, self._info().digest)
+            if generation == self._generation:
+                self._refs[key] = found
+        return found
+
+    def records(self) -> list[AdapterRecord]:
+        """Return every adapter that has versions for this base, by name. Reads the registry where need be."""
+        if self._clock() - self._since > FRESH_SECONDS:
+            self.forget()
+        records, generation = self._records, self._generation
+        if records is None:
+            records = self._registry.list(self._info().digest)
+            if generation == self._generation:
+                self._records = records
+        return records
+
+    def _unknown(self, model: str, records: list[AdapterRecord]) -> ModelNotFound:
+        names = [record.name for record in records if record.enabled]
+        close = near(model.partition("@")[0], [*names, self._info().id, BASE])
+        hint = f"Did you mean {' or '.join(f'`{name}`' for name in close)}?" if close else None
+        return ModelNotFound(f"The model `{model}` does not exist", hint=hint, param="model")
