@@ -1,0 +1,148 @@
+"""Attention over the paged cache, behind the attention interface of transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import AttentionInterface
+
+from loradex.engine.local.batch import Rows, Step
+from loradex.engine.local.kvcache import CacheShape, KVCache
+from loradex.errors import ConfigInvalid
+
+NAME = "loradex_paged"
+
+
+class PagedAttention:
+    """Attention of one model. Before it has a cache it records what shape each layer would need."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.cache: KVCache | None = None
+        self.shapes: dict[int, CacheShape] = {}
+
+    def attach(self, model: nn.Module) -> None:
+        """Let every attention module of `model` find this object."""
+        for module in model.modules():
+            if hasattr(module, "layer_idx"):
+                module.paged = self
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scaling: float | None,
+        window: int | None,
+        softcap: float | None,
+    ) -> torch.Tensor:
+        """Attend each sequence's rows to its own past.
+
+        `query` is `[1, query heads, rows, dim]`, `key` and `value` are `[1, heads, rows, dim]`; the result is
+        `[1, rows, query heads, value dim]`.
+        """
+        if self.cache is None:
+            self.shapes[layer] = CacheShape(key.shape[1], key.shape[3], value.shape[3])
+            return _causal(query, key, value, 0, scaling, window, softcap).transpose(1, 2)
+        batch = self.step.batch
+        self.cache.write(layer, batch.cells, key[0].transpose(0, 1), value[0].transpose(0, 1))
+        parts = [self._sequence(layer, query, rows, scaling, window, softcap) for rows in batch.rows]
+        return torch.cat(parts, dim=2).transpose(1, 2)
+
+    def _sequence(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        rows: Rows,
+        scaling: float | None,
+        window: int | None,
+        softcap: float | None,
+    ) -> torch.Tensor:
+        first = 0 if window is None else max(0, rows.position - window + 1)
+        keys, values = self.cache.read(layer, rows.cells[first:])
+        return _causal(
+            query[:, :, rows.begin : rows.end], keys, values, rows.position - first, scaling, window, softcap
+        )
+
+
+def paged_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """The function that transformers calls in every attention layer.
+
+    Raises:
+        ConfigInvalid: the model uses a kind of attention that is not served, such as attention sinks.
+    """
+    if kwargs.get("s_aux") is not None or kwargs.get("position_bias") is not None:
+        raise ConfigInvalid(
+            f"{type(module).__name__} uses attention sinks or a position bias, which are not served",
+            hint="Use a model with plain, sliding-window or soft-capped attention",
+        )
+    return module.paged.attend(module.layer_idx, query, key, value, scaling, sliding_window, softcap), None
+
+
+AttentionInterface.register(NAME, paged_attention)
+
+
+def _causal(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    offset: int,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    """Attend rows at positions from `offset` on to keys at positions from 0 on, none later than itself."""
+    rows, context = query.shape[2], keys.shape[2]
+    plain = window is None or window >= context
+    if softcap is not None:
+        return _softcapped(query, keys, values, _mask(rows, context, offset, window, query), scaling, softcap)
+    grouped = query.shape[1] != keys.shape[1]
+    if rows == 1 and plain:
+        mask, causal = None, False
+    elif rows == context and plain:
+        mask, causal = None, True
+    else:
+        mask, causal = _mask(rows, context, offset, window, query), False
+    return functional.scaled_dot_product_attention(
+        query, keys, values, attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=grouped
+    )
+
+
+def _mask(rows: int, context: int, offset: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
+    """Return a boolean mask `[rows, context]`, True where a row may look."""
+    row = torch.arange(offset, offset + rows, device=like.device).unsqueeze(1)
+    column = torch.arange(context, device=like.device)
+    mask = column <= row
+    return mask if window is None else mask & (column > row - window)
+
+
+def _softcapped(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor,
+    scaling: float | None,
+    softcap: float,
+) -> torch.Tensor:
+    """Attention whose scores pass through `softcap * tanh(score / softcap)`, as in Gemma 2."""
+    groups = query.shape[1] // keys.shape[1]
+    keys, values = keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1)
+    scores = torch.matmul(query, keys.transpose(2, 3)) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = torch.tanh(scores / softcap) * softcap
+    weights = torch.softmax(scores.masked_fill(~mask, float("-inf")), dim=-1, dtype=torch.float32)
+    return torch.matmul(weights.to(query.dtype), values)

@@ -1,0 +1,237 @@
+"""LocalEngine: the Engine protocol over the loop, for asyncio callers."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import torch
+
+from loradex.adapters.adapter import Adapter
+from loradex.adapters.base_model import read_model_info
+from loradex.core.event import Event, Finished
+from loradex.core.model import ModelInfo
+from loradex.core.prompt import Prompt
+from loradex.core.request import GenerateRequest
+from loradex.engine.base import EngineStats, LoadReport, Progress, Resident
+from loradex.engine.config import EngineConfig
+from loradex.engine.local import model as base_model
+from loradex.engine.local.blocks import Blocks
+from loradex.engine.local.kvcache import KVCache
+from loradex.engine.local.loop import Loop, Message
+from loradex.engine.local.model import BaseModel
+from loradex.engine.local.output import Output
+from loradex.engine.local.runner import Runner
+from loradex.engine.local.scheduler import Scheduler
+from loradex.engine.local.selfcheck import check
+from loradex.engine.local.sequence import Sequence as Answer
+from loradex.engine.local.slots import Slots
+from loradex.engine.local.text import Text
+from loradex.engine.local.weights import read_pairs, size
+from loradex.errors import ConfigInvalid, EngineStopped
+
+
+class LocalEngine:
+    """A transformers model, a paged cache and a deck of adapters, in one thread of this process."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self._info: ModelInfo | None = None
+        self._loop: Loop | None = None
+        self._queues: dict[str, asyncio.Queue[Message]] = {}
+        self._eos: tuple[int, ...] = ()
+
+    @property
+    def info(self) -> ModelInfo:
+        """The base model. Raises `EngineStopped` before `start` has returned."""
+        if self._info is None:
+            raise EngineStopped("The engine has not been started")
+        return self._info
+
+    async def start(self, progress: Progress | None = None) -> None:
+        """Load the base model, check it against plain transformers, and begin to serve.
+
+        Raises:
+            ConfigInvalid: the model cannot be found, read or served, or a setting does not fit it.
+        """
+        tell = progress or (lambda stage, share: None)
+        events = asyncio.get_running_loop()
+
+        def post(messages: list[tuple[str, Message]]) -> None:
+            events.call_soon_threadsafe(self._deliver, messages)
+
+        runner, scheduler = await asyncio.to_thread(self._build, tell)
+        self._loop = Loop(scheduler, runner, post)
+        self._loop.start()
+        tell("ready", 1.0)
+
+    async def stop(self) -> None:
+        """End the thread. Requests in flight get `EngineStopped`; a second call does nothing."""
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            await asyncio.to_thread(loop.stop)
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """Return the token ids of a prompt; see `Text.encode` for what it raises."""
+        return self._text.encode(prompt)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of token ids, special tokens included."""
+        return self._text.decode(tokens)
+
+    async def load(self, adapter: Adapter) -> LoadReport:
+        """Read and convert an adapter in a thread of its own, then hand it to the loop between two steps.
+
+        Raises:
+            AdapterDamaged: its files are gone or changed.
+            Overloaded: every slot is taken.
+        """
+        loop = self._running()
+        if any(resident.digest == adapter.digest for resident in self.resident()):
+            return LoadReport(0.0, 0.0, 0)
+        began = time.perf_counter()
+        pairs = await asyncio.to_thread(read_pairs, adapter, self._model.dtype, self._model.device)
+        read = time.perf_counter()
+        await asyncio.wrap_future(loop.install(adapter.digest, pairs, size(pairs)))
+        return LoadReport(read - began, time.perf_counter() - read, size(pairs))
+
+    async def unload(self, digest: str) -> None:
+        """Free an adapter's weights. Raises `Conflict` while a request uses them."""
+        await asyncio.wrap_future(self._running().remove(digest))
+
+    async def switch(self, old: str, new: str) -> int:
+        """Move requests from resident `old` to resident `new` at a step boundary; return how many."""
+        return await asyncio.wrap_future(self._running().switch(old, new))
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
+        """Yield pieces of the answer, then one `Finished`. Closing the iterator cancels the request.
+
+        Raises:
+            EngineFailed: a step with this request broke.
+            EngineStopped: the engine was stopped meanwhile.
+        """
+        loop = self._running()
+        sampling = request.sampling
+        seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
+        answer = Answer(request.id, list(request.tokens), len(request.tokens), sampling, request.adapter, seed)
+        output = Output(self._text, answer, self._eos, self.info.max_model_len)
+        messages: asyncio.Queue[Message] = asyncio.Queue()
+        self._queues[request.id] = messages
+        finished = False
+        loop.submit(answer, output)
+        try:
+            while not finished:
+                message = await messages.get()
+                finished = isinstance(message, Finished | Exception)
+                if isinstance(message, Exception):
+                    raise message
+                yield message
+        finally:
+            del self._queues[request.id]
+            if not finished:
+                loop.cancel(request.id)
+
+    def resident(self) -> tuple[Resident, ...]:
+        """Return what is resident, by slot."""
+        return self._running().snapshot.resident
+
+    def stats(self) -> EngineStats:
+        """Return a snapshot of load and cache."""
+        return self._running().snapshot.stats
+
+    def _running(self) -> Loop:
+        if self._loop is None:
+            raise EngineStopped("The engine is not running")
+        return self._loop
+
+    def _deliver(self, messages: list[tuple[str, Message]]) -> None:
+        for key, message in messages:
+            if key in self._queues:
+                self._queues[key].put_nowait(message)
+
+    def _build(self, tell: Progress) -> tuple[Runner, Scheduler]:
+        """Load and assemble everything; runs in a worker thread."""
+        if self.config.threads is not None:
+            torch.set_num_threads(self.config.threads)
+        device = _device(self.config.device)
+        tell("model files", 0.0)
+        folder = base_model.find(self.config.model, self.config.revision)
+        tell("weights", 0.2)
+        self._model = base_model.load(self.config, folder, device)
+        self._text = Text(str(folder), None, self._model.vocab_size)
+        self._eos = _end_tokens(self._model, self._text)
+        tell("cache", 0.8)
+        blocks, max_len = _make_blocks(self.config, self._model)
+        self._model.attention.cache = KVCache(
+            self._model.attention.shapes, blocks.count * blocks.size, self._model.dtype, device
+        )
+        runner = Runner(self._model, Slots(self.config.max_loras), blocks.size, self._eos)
+        tell("self-check", 0.9)
+        check(runner)
+        self._info = self._describe(folder, max_len)
+        scheduler = Scheduler(
+            blocks,
+            max_sequences=self.config.max_num_seqs,
+            max_tokens=self.config.max_batched_tokens,
+            prefix_cache=self.config.prefix_cache,
+        )
+        return runner, scheduler
+
+    def _describe(self, folder: Any, max_len: int) -> ModelInfo:
+        offline = read_model_info(folder)
+        return ModelInfo(
+            id=self.config.served_name or offline.id,
+            path=self.config.model,
+            architecture=offline.architecture,
+            dtype=str(self._model.dtype).removeprefix("torch."),
+            device=str(self._model.device),
+            vocab_size=self._model.vocab_size,
+            max_model_len=max_len,
+            linears=self._model.shapes(),
+            digest=offline.digest,
+            has_chat_template=self._text.has_chat_template,
+        )
+
+
+def _device(name: str) -> torch.device:
+    if name != "auto":
+        try:
+            return torch.device(name)
+        except RuntimeError as error:
+            raise ConfigInvalid(f"No device {name!r}", hint="Use `auto`, `cpu`, `cuda` or `cuda:N`") from error
+    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+def _end_tokens(model: BaseModel, text: Text) -> tuple[int, ...]:
+    """Return the tokens that end an answer, the tokenizer's own first."""
+    configured = model.module.generation_config.eos_token_id
+    others = configured if isinstance(configured, list) else [configured]
+    return tuple(dict.fromkeys(token for token in (text.tokenizer.eos_token_id, *others) if token is not None))
+
+
+def _make_blocks(config: EngineConfig, model: BaseModel) -> tuple[Blocks, int]:
+    """Return as many blocks as the cache memory holds, and the longest answer that fits them.
+
+    Raises:
+        ConfigInvalid: the context asked for is beyond the model, or does not fit the memory.
+    """
+    per_token = sum(shape.bytes_per_token(model.dtype) for shape in model.attention.shapes.values())
+    blocks = Blocks(config.kv_cache_memory // (per_token * config.block_size), config.block_size)
+    room = blocks.count * blocks.size
+    own = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or room
+    if config.max_model_len is not None and config.max_model_len > own:
+        raise ConfigInvalid(
+            f"max_model_len is {config.max_model_len}; the model's own limit is {own}",
+            hint=f"Serve with `--max-model-len {own}` or less",
+        )
+    wanted = config.max_model_len or own
+    if room < (config.max_model_len or 1):
+        raise ConfigInvalid(
+            f"{wanted} tokens of keys and values need {wanted * per_token} bytes; kv_cache_memory is "
+            f"{config.kv_cache_memory}",
+            hint="Raise `--kv-cache-memory` or lower `--max-model-len`",
+        )
+    return blocks, min(wanted, room)

@@ -1,0 +1,47 @@
+"""Keys and values of all sequences, in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class CacheShape:
+    """Of one layer: key/value heads, and the size of a head's key and of its value."""
+
+    heads: int
+    key_dim: int
+    value_dim: int
+
+    def bytes_per_token(self, dtype: torch.dtype) -> int:
+        """Bytes that a token takes in this layer."""
+        return self.heads * (self.key_dim + self.value_dim) * dtype.itemsize
+
+
+class KVCache:
+    """One pool of cells for each layer; cell `block * block_size + offset` holds one token's keys and values.
+
+    Layers are known by their index, and may differ in shape.
+    """
+
+    def __init__(self, shapes: Mapping[int, CacheShape], cells: int, dtype: torch.dtype, device: torch.device) -> None:
+        self._keys: dict[int, torch.Tensor] = {}
+        self._values: dict[int, torch.Tensor] = {}
+        for layer, shape in shapes.items():
+            # Uninitialised on purpose: a cell is always written before it is read, and untouched pages cost nothing.
+            self._keys[layer] = torch.empty(cells, shape.heads, shape.key_dim, dtype=dtype, device=device)
+            self._values[layer] = torch.empty(cells, shape.heads, shape.value_dim, dtype=dtype, device=device)
+
+    def write(self, layer: int, cells: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Store `keys` and `values` (`[rows, heads, dim]`) in `cells` (`[rows]`)."""
+        self._keys[layer].index_copy_(0, cells, keys)
+        self._values[layer].index_copy_(0, cells, values)
+
+    def read(self, layer: int, cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values of `cells`, each `[1, heads, cells, dim]`."""
+        keys = self._keys[layer].index_select(0, cells)
+        values = self._values[layer].index_select(0, cells)
+        return keys.transpose(0, 1).unsqueeze(0), values.transpose(0, 1).unsqueeze(0)

@@ -1,0 +1,44 @@
+"""A linear of the base model that adds what the rows' adapters say."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from loradex.engine.local.batch import Step
+from loradex.engine.local.lora import Table, apply_lora
+
+
+class LoraLinear(nn.Module):
+    """Wraps a linear of the base; its own weights stay where they are.
+
+    `table` leads from slot to adapter. `seen` collects the row counts of calls while the model is observed: only a
+    linear that is called once a step, with all rows, can carry adapters.
+    """
+
+    def __init__(self, base: nn.Module, slots: int, step: Step) -> None:
+        super().__init__()
+        self.base = base
+        self.table: Table = [None] * slots
+        self.step = step
+        self.seen: list[int] | None = None
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The base weight, for model code that looks at it."""
+        return self.base.weight
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """The base bias, for model code that looks at it."""
+        return self.base.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the base's output, plus each segment's low-rank product. `x` is `[..., in_features]`."""
+        y = self.base(x)
+        if self.seen is not None:
+            self.seen.append(x.numel() // x.shape[-1])
+        batch = self.step.batch
+        if batch is not None and batch.segments:
+            apply_lora(x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1]), batch.segments, self.table)
+        return y

@@ -1,0 +1,253 @@
+"""The one thread that owns scheduler and runner. Others talk to it by messages."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from loradex.core.event import Event, Finished
+from loradex.engine.base import EngineStats, Resident
+from loradex.engine.local.ending import End
+from loradex.engine.local.output import Output
+from loradex.engine.local.plan import StepPlan
+from loradex.engine.local.runner import Runner
+from loradex.engine.local.sampler import Choice
+from loradex.engine.local.scheduler import Scheduler
+from loradex.engine.local.sequence import Sequence
+from loradex.errors import Conflict, EngineFailed, EngineStopped, LoradexError
+
+log = logging.getLogger(__name__)
+
+Message = Event | LoradexError
+Post = Callable[[list[tuple[str, Message]]], None]
+"""Takes what one step said, as (sequence id, message) pairs; called on the engine's thread."""
+
+
+@dataclass(slots=True)
+class _Job:
+    """A sequence in the loop, with its way to text and the time it came."""
+
+    sequence: Sequence
+    output: Output
+    arrived: float
+    began: float | None = None
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """What others may read without asking the thread; replaced whole, never changed."""
+
+    stats: EngineStats
+    resident: tuple[Resident, ...] = ()
+
+
+@dataclass(slots=True)
+class _Counters:
+    steps: int = 0
+    step_seconds: float = 0.0
+    bytes: dict[str, int] = field(default_factory=dict)
+
+
+class Loop:
+    """Runs steps while there is work, and what it is told between them."""
+
+    def __init__(self, scheduler: Scheduler, runner: Runner, post: Post) -> None:
+        self._scheduler = scheduler
+        self._runner = runner
+        self._post = post
+        self._inbox: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any] | None]] = queue.SimpleQueue()
+        self._jobs: dict[str, _Job] = {}
+        self._count = _Counters()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="loradex-engine", daemon=True)
+        self.snapshot = Snapshot(self._stats())
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; whatever still runs gets `EngineStopped`. Blocks until it has ended."""
+        self._inbox.put((self._stop, None))
+        self._thread.join()
+
+    def submit(self, sequence: Sequence, output: Output) -> None:
+        """Add a sequence. Its messages go to `post`."""
+        job = _Job(sequence, output, time.monotonic())
+        self._inbox.put((lambda: self._add(job), None))
+
+    def cancel(self, sequence_id: str) -> None:
+        """Drop a sequence at the next step boundary; a finished or unknown one is no error."""
+        self._inbox.put((lambda: self._drop(sequence_id), None))
+
+    def install(self, digest: str, pairs: dict[str, Any], size: int) -> Future[int]:
+        """Make weights usable at the next step; the future holds the slot."""
+
+        def install() -> int:
+            slot = self._runner.install(digest, pairs)
+            self._count.bytes[digest] = size
+            return slot
+
+        return self._ask(install)
+
+    def remove(self, digest: str) -> Future[None]:
+        """Free weights. The future fails with `Conflict` while a sequence uses them."""
+
+        def remove() -> None:
+            if digest not in self._runner.slots:
+                return
+            if busy := sum(job.sequence.adapter == digest for job in self._jobs.values()):
+                raise Conflict(f"{busy} requests still use the adapter {digest[:12]}", hint="Wait until they end")
+            self._runner.remove(digest)
+            del self._count.bytes[digest]
+
+        return self._ask(remove)
+
+    def switch(self, old: str, new: str) -> Future[int]:
+        """Move sequences from one adapter to another; the future holds how many."""
+        return self._ask(lambda: self._scheduler.switch(old, new))
+
+    def _ask(self, act: Callable[[], Any]) -> Future[Any]:
+        answer: Future[Any] = Future()
+        self._inbox.put((act, answer))
+        return answer
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._receive(block=self._scheduler.idle)
+            if not self._stopping and not self._scheduler.idle:
+                self._tell(self._step())
+        self._tell([(key, EngineStopped("The engine was stopped")) for key in self._jobs])
+        self._refuse_rest()
+
+    def _receive(self, *, block: bool) -> None:
+        """Do what the inbox asks for; wait for the first message if there is nothing else to do."""
+        while True:
+            try:
+                act, answer = self._inbox.get(block=block)
+            except queue.Empty:
+                return
+            block = False
+            self._carry_out(act, answer)
+
+    def _carry_out(self, act: Callable[[], Any], answer: Future[Any] | None) -> None:
+        """Do what a message asks for; whoever waits for the answer finds the snapshot up to date."""
+        try:
+            result = act()
+        except LoradexError as error:
+            if answer is None:
+                raise
+            answer.set_exception(error)
+            return
+        self._refresh()
+        if answer is not None:
+            answer.set_result(result)
+
+    def _refuse_rest(self) -> None:
+        """Answer what still lies in the inbox of a loop that has ended."""
+        while True:
+            try:
+                _, answer = self._inbox.get(block=False)
+            except queue.Empty:
+                return
+            if answer is not None:
+                answer.set_exception(EngineStopped("The engine was stopped"))
+
+    def _step(self) -> list[tuple[str, Message]]:
+        """Compute one plan; return what there is to say."""
+        began = time.monotonic()
+        plan = self._scheduler.plan()
+        for chunk in plan.chunks:
+            job = self._jobs[chunk.sequence.id]
+            job.began = job.began or began
+        try:
+            choices = self._runner.execute(plan)
+        except Exception as error:
+            log.exception("a step failed")
+            return self._fail(plan, error)
+        self._scheduler.advance(plan, {key: choice.token for key, choice in choices.items()})
+        messages = [message for key, choice in choices.items() for message in self._say(self._jobs[key], choice)]
+        self._count.steps += 1
+        self._count.step_seconds += time.monotonic() - began
+        return messages
+
+    def _tell(self, messages: list[tuple[str, Message]]) -> None:
+        """Pass messages on. Whoever hears that a request ended finds it gone from the snapshot."""
+        self._refresh()
+        self._post(messages)
+
+    def _refresh(self) -> None:
+        self.snapshot = Snapshot(self._stats(), self._resident())
+
+    def _say(self, job: _Job, choice: Choice) -> list[tuple[str, Message]]:
+        """Turn a chosen token into messages, and let a finished sequence go."""
+        key = job.sequence.id
+        if choice.broken:
+            self._drop(key)
+            return [(key, EngineFailed("The model's output was not a number; the adapter's weights may be damaged"))]
+        delta, end = job.output.push(job.sequence, choice)
+        messages: list[tuple[str, Message]] = [(key, delta)]
+        if end is not None:
+            self._drop(key)
+            messages.append((key, self._finished(job, end)))
+        return messages
+
+    def _finished(self, job: _Job, end: End) -> Finished:
+        sequence = job.sequence
+        return Finished(
+            end.reason,
+            end.stop_reason,
+            prompt_tokens=sequence.prompt_len,
+            completion_tokens=sequence.output_len,
+            cached_tokens=sequence.cached or 0,
+            adapter=sequence.adapter,
+            queue_seconds=(job.began or job.arrived) - job.arrived,
+        )
+
+    def _fail(self, plan: StepPlan, error: Exception) -> list[tuple[str, Message]]:
+        """End the sequences of a step that broke; the others go on."""
+        failed = [chunk.sequence.id for chunk in plan.chunks]
+        for key in failed:
+            self._drop(key)
+        return [(key, EngineFailed(f"A step of the engine failed: {error}")) for key in failed]
+
+    def _add(self, job: _Job) -> None:
+        self._jobs[job.sequence.id] = job
+        self._scheduler.add(job.sequence)
+
+    def _drop(self, key: str) -> None:
+        job = self._jobs.pop(key, None)
+        if job is not None:
+            self._scheduler.remove(job.sequence)
+
+    def _stop(self) -> None:
+        self._stopping = True
+
+    def _stats(self) -> EngineStats:
+        scheduler = self._scheduler
+        return EngineStats(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            blocks_total=scheduler.blocks.count,
+            blocks_free=scheduler.blocks.available,
+            block_size=scheduler.blocks.size,
+            preemptions=scheduler.preemptions,
+            prefix_queries=scheduler.prefix_queries,
+            prefix_hits=scheduler.prefix_hits,
+            steps=self._count.steps,
+            step_seconds=self._count.step_seconds,
+        )
+
+    def _resident(self) -> tuple[Resident, ...]:
+        running = [sequence.adapter for sequence in self._scheduler.running]
+        waiting = [sequence.adapter for sequence in self._scheduler.waiting]
+        return tuple(
+            Resident(digest, slot, self._count.bytes[digest], running.count(digest), waiting.count(digest))
+            for digest, slot in self._runner.slots.items()
+        )

@@ -1,0 +1,47 @@
+"""The batched LoRA operation: many adapters, one input.
+
+This is the reference, in plain torch. Its interface is the one that faster kernels implement: rows sorted by adapter,
+described by segments; a table that leads from a slot to the adapter's own tensors, so that switching an adapter is one
+integer and nothing is copied or padded to a common rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Rows from `start` up to `end`, all of the adapter in `slot`. Rows outside every segment are the base's."""
+
+    start: int
+    end: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoraPair:
+    """The low-rank pair of one linear: `a` is `[rank, in_features]`, `b` is `[out_features, rank]`."""
+
+    a: torch.Tensor
+    b: torch.Tensor
+    scaling: float
+
+
+Table = list[LoraPair | None]
+"""By slot; None where the slot is empty or its adapter leaves this linear alone."""
+
+
+def apply_lora(x: torch.Tensor, y: torch.Tensor, segments: Sequence[Segment], table: Table) -> None:
+    """Add `scaling * (x A^T) B^T` to the rows of each segment of `y`, in place.
+
+    `x` is `[rows, in_features]`, `y` is `[rows, out_features]`, both in the dtype of the pairs.
+    """
+    for segment in segments:
+        pair = table[segment.slot]
+        if pair is not None:
+            shrunk = torch.mm(x[segment.start : segment.end], pair.a.t())
+            y[segment.start : segment.end].addmm_(shrunk, pair.b.t(), alpha=pair.scaling)

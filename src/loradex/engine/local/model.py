@@ -1,0 +1,163 @@
+"""The base model: read by transformers, with our linears and attention put in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging
+
+from loradex.core.model import LinearShape
+from loradex.engine.config import EngineConfig
+from loradex.engine.local.attention import NAME, PagedAttention
+from loradex.engine.local.batch import Step
+from loradex.engine.local.linear import LoraLinear
+from loradex.errors import ConfigInvalid
+
+SERVED_LAYERS = {"full_attention", "sliding_attention"}
+PATTERNS = ["*.json", "*.safetensors", "tokenizer*", "*.jinja", "*.model"]
+
+
+@dataclass(slots=True)
+class BaseModel:
+    """A loaded model and what the engine needs to run it.
+
+    `linears` holds, by module path, every linear that adapters may target. `reference` are the logits
+    `[rows, vocabulary]` that plain transformers gives for the tokens `probe`, against which the engine checks itself.
+    """
+
+    module: PreTrainedModel
+    config: PreTrainedConfig
+    folder: Path
+    step: Step
+    attention: PagedAttention
+    linears: dict[str, LoraLinear]
+    probe: list[int]
+    reference: torch.Tensor
+    dtype: torch.dtype
+    device: torch.device
+    vocab_size: int
+
+    def shapes(self) -> dict[str, LinearShape]:
+        """Return the shape of each linear that adapters may target."""
+        return {name: _shape(linear.base) for name, linear in self.linears.items()}
+
+
+def find(model: str, revision: str | None) -> Path:
+    """Return the local folder of a model, downloading it from the hub if `model` is no folder.
+
+    Raises:
+        ConfigInvalid: neither a folder with a config.json nor a reachable repository.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ConfigInvalid(
+                f"{folder} holds no config.json", hint="Give the folder of a model in the Hugging Face format"
+            )
+        return folder
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=PATTERNS))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ConfigInvalid(
+            f"The model {model!r} is neither a folder nor a repository that can be read: {error}",
+            hint="Check the spelling of the path or id, and the network",
+        ) from error
+
+
+def load(config: EngineConfig, folder: Path, device: torch.device) -> BaseModel:
+    """Load the base model and put our parts in.
+
+    Raises:
+        ConfigInvalid: it cannot be read, or its architecture is not one that can be served.
+    """
+    logging.disable_progress_bar()
+    dtype = config.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
+    try:
+        hf_config = AutoConfig.from_pretrained(folder)
+        _refuse_unserved(hf_config)
+        module = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager")
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ConfigInvalid(
+            f"The model in {folder} cannot be loaded: {error}",
+            hint="Check that it is a decoder-only model with all its files, in safetensors",
+        ) from error
+    module = module.to(device).eval().requires_grad_(False)
+    vocab_size = module.get_input_embeddings().num_embeddings
+    probe = [(7919 * i + 17) % vocab_size for i in range(24)]
+    with torch.inference_mode():
+        reference = _forward(module, probe, device)
+    step = Step()
+    linears = _swap_linears(module, config.max_loras, step)
+    attention = PagedAttention(step)
+    attention.attach(module)
+    module.set_attn_implementation(NAME)
+    _observe(module, probe, device, linears)
+    return BaseModel(
+        module, module.config, folder, step, attention, linears, probe, reference, module.dtype, device, vocab_size
+    )
+
+
+def _refuse_unserved(config: PreTrainedConfig) -> None:
+    text = config.get_text_config(decoder=True)
+    strange = set(getattr(text, "layer_types", None) or ()) - SERVED_LAYERS
+    if config.is_encoder_decoder or strange:
+        what = f"has {', '.join(sorted(strange))} layers" if strange else "is an encoder-decoder"
+        raise ConfigInvalid(
+            f"{config.model_type} {what}, which the local engine does not serve",
+            hint="Use a decoder-only model whose layers all are full or sliding-window attention",
+        )
+
+
+def _forward(module: nn.Module, tokens: list[int], device: torch.device) -> torch.Tensor:
+    ids = torch.tensor([tokens], device=device)
+    positions = torch.arange(len(tokens), device=device).unsqueeze(0)
+    return module(input_ids=ids, position_ids=positions, use_cache=False).logits[0].float()
+
+
+def _swap_linears(module: PreTrainedModel, slots: int, step: Step) -> dict[str, LoraLinear]:
+    """Wrap every linear but the output head; return the wrappers by module path."""
+    head = module.get_output_embeddings()
+    found = [
+        (name, linear)
+        for name, linear in module.named_modules()
+        if isinstance(linear, nn.Linear | Conv1D) and linear is not head
+    ]
+    wrapped = {}
+    for name, linear in found:
+        wrapped[name] = LoraLinear(linear, slots, step)
+        module.set_submodule(name, wrapped[name])
+    return wrapped
+
+
+def _observe(module: nn.Module, probe: list[int], device: torch.device, linears: dict[str, LoraLinear]) -> None:
+    """Run once to learn the cache's shapes, and drop from `linears` what cannot carry adapters.
+
+    A linear that is skipped, called twice or given only some rows (a routed expert, a vision tower) would apply an
+    adapter wrongly or not at all, so adapters that target it are refused.
+    """
+    for linear in linears.values():
+        linear.seen = []
+    try:
+        with torch.inference_mode():
+            _forward(module, probe, device)
+    except (AttributeError, TypeError, RuntimeError, ValueError) as error:
+        raise ConfigInvalid(
+            f"{type(module).__name__} does not run on the local engine: {error}",
+            hint="Use a model whose attention goes through the attention interface of transformers",
+        ) from error
+    for name in [name for name, linear in linears.items() if linear.seen != [len(probe)]]:
+        del linears[name]
+    for linear in linears.values():
+        linear.seen = None
+
+
+def _shape(linear: nn.Module) -> LinearShape:
+    rows, columns = linear.weight.shape
+    return LinearShape(rows, columns) if isinstance(linear, Conv1D) else LinearShape(columns, rows)

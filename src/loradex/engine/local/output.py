@@ -1,0 +1,44 @@
+"""From chosen tokens to the pieces of an answer."""
+
+from __future__ import annotations
+
+from loradex.core.event import Delta, TokenLogprob
+from loradex.engine.local.ending import End, StopText, end_after_token
+from loradex.engine.local.sampler import Choice
+from loradex.engine.local.sequence import Sequence
+from loradex.engine.local.text import Detokenizer, Text
+
+
+class Output:
+    """What one answer has said so far: its text, stop strings, and whether it is over."""
+
+    def __init__(self, text: Text, sequence: Sequence, eos: tuple[int, ...], max_len: int) -> None:
+        self._text = text
+        self._eos = eos
+        self._max_len = max_len
+        sampling = sequence.sampling
+        self._detokenizer = Detokenizer(text, sequence.tokens, skip_special_tokens=sampling.skip_special_tokens)
+        self._stops = StopText(sampling)
+
+    def push(self, sequence: Sequence, choice: Choice) -> tuple[Delta, End | None]:
+        """Take the token just appended to `sequence`; return what to show, and the end if this is it."""
+        sampling = sequence.sampling
+        end = end_after_token(
+            choice.token, sequence.output_len, len(sequence.tokens), sampling, self._eos, self._max_len
+        )
+        ended_by_token = end is not None and end.reason == "stop"
+        # The token that ends an answer is not part of its text, unless it was asked for.
+        silent = ended_by_token and not sampling.include_stop
+        piece = "" if silent else self._detokenizer.push(choice.token)
+        shown, stop = self._stops.push(piece, look=sequence.output_len >= sampling.min_tokens)
+        if stop is not None and not ended_by_token:
+            end = End("stop", stop)
+        elif end is not None:
+            shown += self._stops.flush()
+        return Delta(shown, (choice.token,), self._logprobs(choice)), end
+
+    def _logprobs(self, choice: Choice) -> tuple[TokenLogprob, ...]:
+        if choice.logprob is None:
+            return ()
+        top = tuple(TokenLogprob(token, self._text.piece(token), value) for token, value in choice.top)
+        return (TokenLogprob(choice.token, self._text.piece(choice.token), choice.logprob, top),)

@@ -1,0 +1,98 @@
+"""Computes a step: plan to tensors to logits to tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from loradex.engine.local.batch import Batch, Rows
+from loradex.engine.local.lora import LoraPair, Segment
+from loradex.engine.local.model import BaseModel
+from loradex.engine.local.plan import Chunk, StepPlan
+from loradex.engine.local.sampler import Choice, sample
+from loradex.engine.local.slots import Slots
+
+
+class Runner:
+    """Owns the tensors of one engine: the model, its cache, and the tables of resident adapters."""
+
+    def __init__(self, model: BaseModel, slots: Slots, block_size: int, eos: tuple[int, ...]) -> None:
+        self.model = model
+        self.slots = slots
+        self.block_size = block_size
+        self.eos = eos
+        self._offsets = torch.arange(block_size, device=model.device)
+
+    def install(self, digest: str, pairs: dict[str, LoraPair]) -> int:
+        """Put an adapter's tensors into the tables; return its slot.
+
+        Raises:
+            Overloaded: every slot is taken.
+        """
+        slot = self.slots.assign(digest)
+        for module, pair in pairs.items():
+            self.model.linears[module].table[slot] = pair
+        return slot
+
+    def remove(self, digest: str) -> None:
+        """Take an adapter's tensors out of the tables."""
+        slot = self.slots.free(digest)
+        for linear in self.model.linears.values():
+            linear.table[slot] = None
+
+    @torch.inference_mode()
+    def execute(self, plan: StepPlan) -> dict[str, Choice]:
+        """Compute a plan; return what was chosen for each sequence that samples, by id."""
+        chunks = [chunk for chunk in plan.chunks if chunk.samples]
+        logits = self.logits(plan)
+        if not chunks:
+            return {}
+        choices = sample(logits, [chunk.sequence for chunk in chunks], self.eos)
+        return {chunk.sequence.id: choice for chunk, choice in zip(chunks, choices, strict=True)}
+
+    @torch.inference_mode()
+    def logits(self, plan: StepPlan) -> torch.Tensor:
+        """Compute a plan; return float32 logits `[sampling chunks, vocabulary]`, in the plan's order."""
+        device = self.model.device
+        tokens = [token for chunk in plan.chunks for token in _tokens(chunk)]
+        positions = [chunk.start + i for chunk in plan.chunks for i in range(chunk.length)]
+        rows = tuple(self._rows(plan.chunks))
+        cells = torch.cat([row.cells[row.position :] for row in rows])
+        self.model.step.batch = Batch(rows, tuple(self._segments(plan.chunks)), cells)
+        last = [row.end - 1 for row, chunk in zip(rows, plan.chunks, strict=True) if chunk.samples]
+        try:
+            output = self.model.module(
+                input_ids=torch.tensor([tokens], device=device),
+                position_ids=torch.tensor([positions], device=device),
+                use_cache=False,
+                logits_to_keep=torch.tensor(last, dtype=torch.long, device=device),
+            )
+        finally:
+            self.model.step.batch = None
+        return output.logits[0].float()
+
+    def _rows(self, chunks: Iterable[Chunk]) -> Iterable[Rows]:
+        begin = 0
+        for chunk in chunks:
+            blocks = torch.tensor(chunk.sequence.blocks, device=self.model.device)
+            cells = (blocks.unsqueeze(1) * self.block_size + self._offsets).flatten()
+            yield Rows(begin, begin + chunk.length, chunk.start, cells[: chunk.start + chunk.length])
+            begin += chunk.length
+
+    def _segments(self, chunks: Iterable[Chunk]) -> Iterable[Segment]:
+        """Merge the rows of neighbouring chunks with one adapter; the base's rows are in no segment."""
+        start = end = 0
+        current: str | None = None
+        for chunk in chunks:
+            if chunk.sequence.adapter != current:
+                if current is not None:
+                    yield Segment(start, end, self.slots[current])
+                current, start = chunk.sequence.adapter, end
+            end += chunk.length
+        if current is not None:
+            yield Segment(start, end, self.slots[current])
+
+
+def _tokens(chunk: Chunk) -> list[int]:
+    return chunk.sequence.tokens[chunk.start : chunk.start + chunk.length]

@@ -1,0 +1,121 @@
+"""Chooses the next token of every row."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+
+import torch
+
+from loradex.engine.local.sequence import Sequence
+
+FORBIDDEN = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A sampled token; with log-probabilities, as (token id, value) pairs, where they were asked for.
+
+    `broken` says that the row was not a number, so that the token means nothing.
+    """
+
+    token: int
+    broken: bool = False
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+def sample(logits: torch.Tensor, sequences: Rows[Sequence], eos: tuple[int, ...]) -> list[Choice]:
+    """Choose a token for each row of `logits`, float32 of shape `[rows, vocabulary]`, which is overwritten.
+
+    Each row's choice depends on that row and its own seed alone, never on its neighbours. Log-probabilities are those
+    before bias, penalties and temperature.
+    """
+    logprobs = {
+        i: torch.log_softmax(logits[i], dim=-1) for i, s in enumerate(sequences) if s.sampling.logprobs is not None
+    }
+    for row, sequence in zip(logits, sequences, strict=True):
+        _adjust(row, sequence, eos)
+    # The largest of a row that holds a NaN is NaN, so that no second look at the row is needed.
+    peaks, tokens = logits.max(dim=-1)
+    broken = peaks.isnan().tolist()
+    drawn = [i for i, sequence in enumerate(sequences) if not sequence.sampling.greedy and not broken[i]]
+    if drawn:
+        tokens[drawn] = _draw(logits[drawn], [sequences[i] for i in drawn])
+    return [
+        Choice(token, broken[i], *_report(token, logprobs.get(i), sequence))
+        for i, (token, sequence) in enumerate(zip(tokens.tolist(), sequences, strict=True))
+    ]
+
+
+def uniform(seed: int, position: int) -> float:
+    """Return the random number in [0, 1) of one seed at one position of its answer.
+
+    It is a pure function, so that a preempted answer goes on with the numbers it would have had.
+    """
+    key = seed.to_bytes(9, "little", signed=True) + position.to_bytes(8, "little")
+    return (int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 11) * 2.0**-53
+
+
+def _adjust(row: torch.Tensor, sequence: Sequence, eos: tuple[int, ...]) -> None:
+    """Apply bias, `min_tokens` and penalties to one row, in place."""
+    sampling = sequence.sampling
+    if sampling.logit_bias:
+        row[list(sampling.logit_bias)] += torch.tensor(list(sampling.logit_bias.values()), device=row.device)
+    if sequence.output_len < sampling.min_tokens:
+        row[[*eos, *sampling.stop_token_ids]] = FORBIDDEN
+    if sampling.repetition_penalty != 1.0:
+        seen = torch.tensor(sequence.tokens, device=row.device).unique()
+        values = row[seen]
+        penalty = sampling.repetition_penalty
+        row[seen] = torch.where(values > 0, values / penalty, values * penalty)
+    if (sampling.presence_penalty or sampling.frequency_penalty) and sequence.output_len:
+        output = torch.tensor(sequence.tokens[sequence.prompt_len :], device=row.device)
+        tokens, counts = output.unique(return_counts=True)
+        row[tokens] -= sampling.presence_penalty + sampling.frequency_penalty * counts.to(row.dtype)
+
+
+def _draw(logits: torch.Tensor, sequences: Rows[Sequence]) -> torch.Tensor:
+    """Draw a token for each row by its own random number, walking the cumulative probabilities in order of token id."""
+    probs = torch.softmax(logits / _column([s.sampling.temperature for s in sequences], logits), dim=-1)
+    if any(s.sampling.min_p > 0 for s in sequences):
+        floor = probs.amax(dim=-1, keepdim=True) * _column([s.sampling.min_p for s in sequences], probs)
+        probs = torch.where(probs < floor, 0.0, probs)
+    if any(s.sampling.top_k > 0 or s.sampling.top_p < 1 for s in sequences):
+        probs = _keep_likeliest(probs, sequences)
+    cumulative = probs.double().cumsum(dim=-1)
+    draws = [uniform(s.seed, s.output_len) for s in sequences]
+    target = _column(draws, cumulative) * cumulative[:, -1:]
+    # The first place where the cumulative probability exceeds the target always has a probability above zero.
+    picked = torch.searchsorted(cumulative, target, right=True).squeeze(1)
+    return picked.clamp_(max=logits.shape[-1] - 1)
+
+
+def _keep_likeliest(probs: torch.Tensor, sequences: Rows[Sequence]) -> torch.Tensor:
+    """Zero what `top_k` and `top_p` cut off. `top_p` counts among the tokens that `top_k` left."""
+    size = probs.shape[-1]
+    ranked, order = probs.sort(dim=-1, descending=True, stable=True)
+    k = _column([s.sampling.top_k if s.sampling.top_k > 0 else size for s in sequences], order)
+    ranked = torch.where(torch.arange(size, device=probs.device) >= k, 0.0, ranked)
+    total = ranked.sum(dim=-1, keepdim=True)
+    # A token stays while those before it have not reached the share: the likeliest one always stays.
+    before = ranked.cumsum(dim=-1) - ranked
+    top_p = _column([s.sampling.top_p for s in sequences], probs)
+    ranked = torch.where((before >= top_p * total) & (top_p < 1), 0.0, ranked)
+    return torch.zeros_like(probs).scatter_(-1, order, ranked)
+
+
+def _column(values: list[float] | list[int], like: torch.Tensor) -> torch.Tensor:
+    """Return a column, one value a row, of the dtype and on the device of `like`."""
+    return torch.tensor(values, dtype=like.dtype, device=like.device).unsqueeze(1)
+
+
+def _report(
+    token: int, logprobs: torch.Tensor | None, sequence: Sequence
+) -> tuple[float | None, tuple[tuple[int, float], ...]]:
+    if logprobs is None:
+        return None, ()
+    count = min(sequence.sampling.logprobs or 0, logprobs.shape[-1])
+    values, ids = logprobs.topk(count)
+    return float(logprobs[token]), tuple(zip(ids.tolist(), values.tolist(), strict=True))

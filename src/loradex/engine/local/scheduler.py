@@ -1,0 +1,166 @@
+"""Decides what the next step computes. Events in, a plan out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+
+from loradex.engine.local.blocks import Blocks, chain_key, root_key
+from loradex.engine.local.plan import Chunk, StepPlan
+from loradex.engine.local.sequence import Sequence
+
+
+class Scheduler:
+    """Continuous batching: each step takes every running sequence that it can, then admits waiting ones.
+
+    Decodes come first, one token each, then prompts in chunks, all within `max_tokens` tokens and `max_sequences`
+    sequences. When blocks run out the youngest running sequence is preempted: it gives up its blocks, goes back to the
+    front of the line, and is computed again later (mostly from the prefix cache).
+    """
+
+    def __init__(self, blocks: Blocks, *, max_sequences: int, max_tokens: int, prefix_cache: bool) -> None:
+        self.blocks = blocks
+        self.max_sequences = max_sequences
+        self.max_tokens = max_tokens
+        self.prefix_cache = prefix_cache
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self.preemptions = 0
+        self.prefix_queries = 0
+        self.prefix_hits = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to compute."""
+        return not self.waiting and not self.running
+
+    def add(self, sequence: Sequence) -> None:
+        """Put a new sequence at the end of the line."""
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a finished or cancelled sequence and free its blocks."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+        else:
+            self.waiting.remove(sequence)
+        self._release(sequence)
+
+    def switch(self, old: str, new: str) -> int:
+        """Move every sequence on `old` to `new`; their blocks are never shared afterwards. Return how many moved."""
+        moved = [sequence for sequence in (*self.running, *self.waiting) if sequence.adapter == old]
+        for sequence in moved:
+            sequence.adapter = new
+            # One that holds nothing yet was not touched by the old weights.
+            sequence.private = sequence.private or sequence.computed > 0
+            sequence.keys.clear()
+        return len(moved)
+
+    def plan(self) -> StepPlan:
+        """Choose the chunks of the next step and give them their blocks."""
+        budget = self.max_tokens
+        chunks: list[Chunk] = []
+        # Decodes before prefills, each in order of admission: `sorted` is stable.
+        for sequence in sorted(self.running, key=lambda sequence: sequence.pending > 1):
+            # It may have been preempted for the sake of an earlier one.
+            if budget > 0 and sequence in self.running and (chunk := self._continue(sequence, budget, chunks)):
+                chunks.append(chunk)
+                budget -= chunk.length
+        while budget > 0 and self.waiting and len(self.running) < self.max_sequences:
+            admitted = self._admit(budget)
+            if admitted is None:
+                break
+            chunks.append(admitted)
+            budget -= admitted.length
+        return StepPlan(tuple(sorted(chunks, key=lambda chunk: chunk.sequence.adapter or "")))
+
+    def advance(self, plan: StepPlan, sampled: Mapping[str, int]) -> None:
+        """Record that `plan` was computed, and the tokens it sampled, by sequence id."""
+        for chunk in plan.chunks:
+            sequence = chunk.sequence
+            sequence.computed = chunk.start + chunk.length
+            self._publish(sequence, chunk.start)
+            if chunk.samples:
+                sequence.tokens.append(sampled[sequence.id])
+
+    def _continue(self, sequence: Sequence, budget: int, planned: list[Chunk]) -> Chunk | None:
+        """Give a running sequence its next chunk, preempting younger ones if need be; None if it had to give way."""
+        length = min(sequence.pending, budget)
+        while not self._grow(sequence, sequence.computed + length):
+            victim = self._youngest_unplanned(planned)
+            self._preempt(victim)
+            if victim is sequence:
+                return None
+        return _chunk(sequence, length)
+
+    def _youngest_unplanned(self, planned: list[Chunk]) -> Sequence:
+        """Return the last admitted sequence that this step does not compute yet."""
+        taken = {id(chunk.sequence) for chunk in planned}
+        return next(sequence for sequence in reversed(self.running) if id(sequence) not in taken)
+
+    def _admit(self, budget: int) -> Chunk | None:
+        """Admit the first waiting sequence if its whole prompt has room; it is never overtaken."""
+        sequence = self.waiting[0]
+        found = self._lookup(sequence)
+        room = self.blocks.available - self.blocks.idle_among(found)
+        if self.blocks.needed(len(sequence.tokens)) - len(found) > room:
+            return None
+        self.waiting.popleft()
+        self.blocks.hold(found)
+        sequence.blocks = list(found)
+        sequence.computed = len(found) * self.blocks.size
+        if sequence.cached is None:
+            sequence.cached = sequence.computed
+            self.prefix_queries += sequence.prompt_len
+            self.prefix_hits += sequence.computed
+        self.running.append(sequence)
+        length = min(sequence.pending, budget)
+        self._grow(sequence, sequence.computed + length)
+        return _chunk(sequence, length)
+
+    def _lookup(self, sequence: Sequence) -> list[int]:
+        """Return cached blocks for the start of a sequence, leaving at least one token to compute."""
+        if not self.prefix_cache or sequence.private:
+            return []
+        full = (len(sequence.tokens) - 1) // self.blocks.size
+        self._extend_keys(sequence, full)
+        return self.blocks.find(sequence.keys[:full])
+
+    def _publish(self, sequence: Sequence, start: int) -> None:
+        """Offer the blocks that have become full since `start` tokens were computed."""
+        if not self.prefix_cache or sequence.private:
+            return
+        full = sequence.computed // self.blocks.size
+        self._extend_keys(sequence, full)
+        for index in range(start // self.blocks.size, full):
+            self.blocks.publish(sequence.blocks[index], sequence.keys[index])
+
+    def _extend_keys(self, sequence: Sequence, count: int) -> None:
+        size = self.blocks.size
+        for index in range(len(sequence.keys), count):
+            parent = sequence.keys[index - 1] if index else root_key(sequence.adapter)
+            sequence.keys.append(chain_key(parent, sequence.tokens[index * size : (index + 1) * size]))
+
+    def _grow(self, sequence: Sequence, tokens: int) -> bool:
+        """Give a sequence blocks for so many tokens; False, with what it got, when they run out."""
+        while len(sequence.blocks) < self.blocks.needed(tokens):
+            block = self.blocks.take()
+            if block is None:
+                return False
+            sequence.blocks.append(block)
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.preemptions += 1
+        self.running.remove(sequence)
+        self._release(sequence)
+        self.waiting.appendleft(sequence)
+
+    def _release(self, sequence: Sequence) -> None:
+        self.blocks.release(sequence.blocks)
+        sequence.blocks = []
+        sequence.computed = 0
+
+
+def _chunk(sequence: Sequence, length: int) -> Chunk:
+    return Chunk(sequence, sequence.computed, length, samples=length == sequence.pending)

@@ -1,0 +1,46 @@
+"""One answer in the making."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from loradex.core.sampling import Sampling
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Tokens of one answer, how many of them are in the cache, and where.
+
+    Attributes:
+        tokens: prompt, then what was sampled.
+        prompt_len: how many of `tokens` are the prompt.
+        adapter: digest of the weights it runs on, None for the base.
+        seed: of its own random numbers; drawn by the engine where the request gave none.
+        computed: tokens whose keys and values lie in `blocks`.
+        blocks: cache blocks, in order.
+        cached: prompt tokens that the first admission found in the prefix cache; None before it.
+        keys: prefix-cache keys of its full blocks, as far as they were worked out.
+        private: its keys and values come from more than one set of weights, so they are never shared.
+    """
+
+    id: str
+    tokens: list[int]
+    prompt_len: int
+    sampling: Sampling
+    adapter: str | None = None
+    seed: int = 0
+    computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    cached: int | None = None
+    keys: list[bytes] = field(default_factory=list)
+    private: bool = False
+
+    @property
+    def pending(self) -> int:
+        """Tokens still to compute before the next one can be sampled; 1 while decoding."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def output_len(self) -> int:
+        """Tokens sampled so far."""
+        return len(self.tokens) - self.prompt_len

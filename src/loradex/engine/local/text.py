@@ -1,0 +1,129 @@
+"""Text to tokens and back, by the tokenizer of the base model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from loradex.core.prompt import ChatPrompt, Prompt
+from loradex.errors import ConfigInvalid, InvalidRequest, Unsupported
+
+
+class Text:
+    """The tokenizer of a base model, with its chat template."""
+
+    def __init__(self, path: str, revision: str | None, vocab_size: int) -> None:
+        """Read the tokenizer in the model's folder.
+
+        Raises:
+            ConfigInvalid: there is none, or it is not one of the fast kind.
+        """
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigInvalid(
+                f"No tokenizer could be read from {path}: {error}",
+                hint="Put tokenizer.json and tokenizer_config.json beside the model's weights",
+            ) from error
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            raise ConfigInvalid(
+                f"The tokenizer of {path} has no tokenizer.json",
+                hint="Convert it: `AutoTokenizer.from_pretrained(PATH, use_fast=True).save_pretrained(PATH)`",
+            )
+        self.tokenizer = tokenizer
+        self.vocab_size = vocab_size
+        self.fast: Tokenizer = tokenizer.backend_tokenizer
+        self.special_ids = frozenset(tokenizer.all_special_ids)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether messages can be rendered without a template from the request."""
+        return self.tokenizer.chat_template is not None
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """Return the token ids of a prompt.
+
+        Raises:
+            InvalidRequest: a token id outside the vocabulary, or a conversation that the template refuses.
+            Unsupported: a conversation, while there is no template.
+        """
+        if isinstance(prompt, ChatPrompt):
+            return self._render(prompt)
+        if isinstance(prompt, str):
+            return tuple(self.tokenizer.encode(_clean(prompt)))
+        for token in prompt:
+            if not 0 <= token < self.vocab_size:
+                raise InvalidRequest(
+                    f"The prompt holds token id {token}; the vocabulary ends at {self.vocab_size - 1}", param="prompt"
+                )
+        return prompt
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of token ids, special tokens included."""
+        return str(self.tokenizer.decode(list(tokens)))
+
+    def piece(self, token: int) -> str:
+        """Return what one token says alone; empty where it is only part of a character."""
+        text = self.decode([token])
+        return "" if "\ufffd" in text else text
+
+    def _render(self, prompt: ChatPrompt) -> tuple[int, ...]:
+        if prompt.template is None and not self.has_chat_template:
+            raise Unsupported(
+                "The base model has no chat template", hint="Use /v1/completions, or send `chat_template`"
+            )
+        messages = [_turn(message.role, message.content, message.name) for message in prompt.messages]
+        extra: dict[str, Any] = dict(prompt.template_kwargs)
+        try:
+            tokens = self.tokenizer.apply_chat_template(
+                messages,
+                chat_template=prompt.template,
+                add_generation_prompt=prompt.add_generation_prompt,
+                continue_final_message=prompt.continue_final_message,
+                tokenize=True,
+                return_dict=False,
+                **extra,
+            )
+        except (TemplateError, ValueError, TypeError, IndexError, KeyError) as error:
+            raise InvalidRequest(
+                f"The chat template refuses these messages: {error}",
+                hint="Check the order of roles that the model's template expects",
+                param="messages",
+            ) from error
+        return tuple(tokens)
+
+
+class Detokenizer:
+    """Turns the tokens of one answer into text, a token at a time."""
+
+    def __init__(self, text: Text, prompt: Sequence[int], *, skip_special_tokens: bool) -> None:
+        self._text = text
+        self._skip = skip_special_tokens
+        # A few tokens of the prompt tell the decoder whether the answer begins inside a word.
+        self._stream = DecodeStream(ids=list(prompt[-8:]), skip_special_tokens=skip_special_tokens)
+
+    def push(self, token: int) -> str:
+        """Return the text that `token` completes; empty while a character is incomplete."""
+        try:
+            return self._stream.step(self._text.fast, token) or ""
+        except Exception as error:
+            if "Invalid prefix" not in str(error):
+                raise
+            # Tokens that are no valid text make the decoder lose its place; it goes on from here.
+            self._stream = DecodeStream(skip_special_tokens=self._skip)
+            return self._stream.step(self._text.fast, token) or ""
+
+
+def _turn(role: str, content: str, name: str | None) -> dict[str, str]:
+    turn = {"role": role, "content": _clean(content)}
+    return turn if name is None else {**turn, "name": name}
+
+
+def _clean(text: str) -> str:
+    """Replace lone surrogates, which JSON can carry and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,63 @@
+"""Tiny models and adapters on disk, made once a session, and engines over them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import tiny
+
+from loradex.adapters.adapter import Adapter
+from loradex.adapters.read import read_adapter
+from loradex.engine.config import EngineConfig
+from loradex.engine.local.engine import LocalEngine
+
+
+@dataclass(frozen=True)
+class Family:
+    """A tiny model and its three adapters."""
+
+    name: str
+    base: Path
+    adapters: tuple[Adapter, ...]
+
+    def oracle(self) -> tiny.Oracle:
+        return tiny.Oracle(self.base, [adapter.path for adapter in self.adapters])
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Family]:
+    made: dict[str, Family] = {}
+
+    def make(name: str) -> Family:
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            base = tiny.save_base(name, folder / "base")
+            adapters = tuple(read_adapter(path) for path in tiny.save_adapters(name, base, folder))
+            made[name] = Family(name, base, adapters)
+        return made[name]
+
+    return make
+
+
+Running = Callable[..., AbstractAsyncContextManager[LocalEngine]]
+
+
+@pytest.fixture
+def running() -> Running:
+    @asynccontextmanager
+    async def run(family: Family, **settings: object) -> AsyncIterator[LocalEngine]:
+        defaults = {"model": str(family.base), "kv_cache_memory": 1 << 24, "threads": 1}
+        engine = LocalEngine(EngineConfig(**(defaults | settings)))
+        await engine.start()
+        try:
+            for adapter in family.adapters[: engine.config.max_loras]:
+                await engine.load(adapter)
+            yield engine
+        finally:
+            await engine.stop()
+
+    return run

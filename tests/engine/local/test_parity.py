@@ -1,0 +1,114 @@
+"""Promise 1: an adapter answers exactly as PEFT would make it answer, whatever else is in the batch."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+import tiny
+import torch
+from conftest import Family, Running
+
+from loradex.core.event import Delta, Finished
+from loradex.core.request import GenerateRequest
+from loradex.core.sampling import Sampling
+from loradex.engine.local.engine import LocalEngine
+from loradex.engine.local.plan import Chunk, StepPlan
+from loradex.engine.local.sequence import Sequence
+
+GREEDY = Sampling(temperature=0.0, max_tokens=16)
+
+
+def prompts(count: int) -> list[list[int]]:
+    chance = random.Random(7)
+    return [[chance.randrange(256) for _ in range(chance.randrange(3, 40))] for _ in range(count)]
+
+
+async def answer(
+    engine: LocalEngine, name: str, tokens: list[int], adapter: str | None, sampling: Sampling
+) -> list[int]:
+    said: list[int] = []
+    async for event in engine.generate(GenerateRequest(name, tuple(tokens), sampling, adapter)):
+        if isinstance(event, Delta):
+            said.extend(event.token_ids)
+        elif isinstance(event, Finished):
+            assert event.completion_tokens == len(said)
+            assert event.adapter == adapter
+    return said
+
+
+def digest(family: Family, adapter: int | None) -> str | None:
+    return None if adapter is None else family.adapters[adapter].digest
+
+
+@pytest.mark.parametrize("name", [*tiny.FAMILIES, *tiny.OTHERS])
+async def test_a_mixed_batch_says_what_peft_says_one_by_one(name: str, family, running: Running) -> None:
+    made = family(name)
+    oracle = made.oracle()
+    cases = [(tokens, [None, 0, 1, 2][i % 4]) for i, tokens in enumerate(prompts(8))]
+    # Chunks of 24 tokens split the longer prompts, and keep prefills and decodes in one step.
+    async with running(made, max_batched_tokens=24) as engine:
+        answers = await asyncio.gather(
+            *(
+                answer(engine, str(i), tokens, digest(made, adapter), GREEDY)
+                for i, (tokens, adapter) in enumerate(cases)
+            )
+        )
+    for (tokens, adapter), said in zip(cases, answers, strict=True):
+        assert said == oracle.greedy(tokens, said, adapter)
+        assert len(said) == 16 or said[-1] == tiny.EOS
+
+
+@pytest.mark.parametrize("name", [*tiny.FAMILIES, *tiny.OTHERS])
+async def test_logits_of_a_mixed_batch_are_those_of_peft(name: str, family, running: Running) -> None:
+    made = family(name)
+    oracle = made.oracle()
+    order = sorted([None, 0, 1, 2], key=lambda adapter: digest(made, adapter) or "")
+    cases = list(zip(prompts(4), order, strict=True))
+    async with running(made) as engine:
+        runner = engine._loop._runner  # the thread is idle: nothing was submitted
+        chunks, block = [], 0
+        for tokens, adapter in cases:
+            blocks = list(range(block, block + 3))
+            block += 3
+            made_up = Sequence("x", tokens, len(tokens), GREEDY, digest(made, adapter), blocks=blocks)
+            chunks.append(Chunk(made_up, 0, len(tokens), samples=True))
+        ours = runner.logits(StepPlan(tuple(chunks)))
+    theirs = torch.stack([oracle.logits(tokens, adapter)[-1] for tokens, adapter in cases])
+    # Adapters that changed little would make these tests blind.
+    base = torch.stack([oracle.logits(tokens, None)[-1] for tokens, _ in cases])
+    assert [bool(moved > 0.1) for moved in (theirs - base).abs().amax(dim=-1)] == [a is not None for _, a in cases]
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+async def test_alone_or_in_a_busy_batch_is_the_same(name: str, family, running: Running) -> None:
+    made = family(name)
+    cases = [(tokens, [None, 0, 1, 2][i % 4]) for i, tokens in enumerate(prompts(12))]
+    sampled = Sampling(temperature=0.9, top_p=0.95, seed=11, max_tokens=12)
+
+    def ask(engine: LocalEngine, i: int, run: str):
+        return answer(engine, f"{run}-{i}", cases[i][0], digest(made, cases[i][1]), sampled if i % 2 else GREEDY)
+
+    async with running(made, prefix_cache=False) as engine:
+        alone = [await ask(engine, i, "alone") for i in range(len(cases))]
+    # So few blocks that sequences are preempted and computed again.
+    async with running(made, max_batched_tokens=16, kv_cache_memory=12 * 16 * 512) as engine:
+        busy = await asyncio.gather(*(ask(engine, i, "busy") for i in range(len(cases))))
+        again = await asyncio.gather(*(ask(engine, i, "again") for i in range(len(cases))))
+        stats = engine.stats()
+    assert busy == alone
+    assert again == alone
+    assert stats.preemptions > 0
+    assert stats.blocks_free == stats.blocks_total
+
+
+async def test_a_long_answer_goes_on_past_the_sliding_window(family, running: Running) -> None:
+    made = family("mistral")
+    sampling = Sampling(temperature=0.0, max_tokens=60, ignore_eos=True)
+    tokens = prompts(1)[0]
+    async with running(made) as engine:
+        said = await answer(engine, "x", tokens, made.adapters[2].digest, sampling)
+    assert len(said) == 60
+    assert said == made.oracle().greedy(tokens, said, 2)

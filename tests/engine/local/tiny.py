@@ -1,0 +1,161 @@
+"""Tiny random models of every supported family, with a tokenizer and adapters as PEFT saves them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
+
+VOCAB = 320
+EOS = 257
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.15,
+    "bos_token_id": 256,
+    "eos_token_id": EOS,
+    "pad_token_id": 258,
+}
+
+FAMILIES: dict[str, Callable[[], PreTrainedConfig]] = {
+    "llama": lambda: LlamaConfig(**SIZES),
+    "mistral": lambda: MistralConfig(**SIZES, sliding_window=8),
+    "qwen2": lambda: Qwen2Config(**SIZES, tie_word_embeddings=True),
+    "qwen3": lambda: Qwen3Config(**SIZES),
+    "gemma2": lambda: Gemma2Config(**SIZES, sliding_window=8, query_pre_attn_scalar=16, tie_word_embeddings=False),
+    "gemma3": lambda: Gemma3TextConfig(
+        **SIZES,
+        sliding_window=8,
+        query_pre_attn_scalar=16,
+        layer_types=["sliding_attention", "full_attention"],
+        tie_word_embeddings=False,
+    ),
+    "phi3": lambda: Phi3Config(**SIZES),
+}
+"""The families that the first slice names."""
+
+OTHERS: dict[str, Callable[[], PreTrainedConfig]] = {
+    "gpt2": lambda: GPT2Config(
+        vocab_size=VOCAB, n_embd=64, n_layer=2, n_head=4, n_positions=256, initializer_range=0.15, eos_token_id=EOS
+    ),
+    "qwen3_moe": lambda: Qwen3MoeConfig(
+        **SIZES, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, decoder_sparse_step=1
+    ),
+}
+"""Architectures that were not made room for, and work through the same path."""
+
+TARGETS = {
+    "phi3": (["qkv_proj"], ["o_proj", "down_proj"], ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]),
+    "gpt2": (["c_attn"], ["c_attn", "c_fc"], ["c_attn", "c_fc", "mlp.c_proj"]),
+    "qwen3_moe": (["q_proj", "v_proj"], ["k_proj", "o_proj"], ["q_proj", "k_proj", "v_proj", "o_proj"]),
+}
+USUAL = (
+    ["q_proj", "v_proj"],
+    ["o_proj", "gate_proj", "down_proj"],
+    ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+)
+RANKS = (4, 8, 13)
+
+
+def save_tokenizer(folder: Path) -> None:
+    """Save a byte-level tokenizer: ids 0 to 255 are bytes, then bos, eos and pad."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    fast = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=fast,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    tokenizer.save_pretrained(folder)
+
+
+def save_base(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """Save a random model of the family; return its folder."""
+    torch.manual_seed(sum(family.encode()))
+    config = (FAMILIES | OTHERS)[family]()
+    model = AutoModelForCausalLM.from_config(config).to(dtype)
+    model.generation_config.eos_token_id = EOS
+    model.generation_config.pad_token_id = 258
+    model.save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+def save_adapters(family: str, base: Path, folder: Path) -> list[Path]:
+    """Save three adapters of different ranks and targets, with random A and B (a zero B would hide mistakes)."""
+    paths = []
+    for index, (rank, targets) in enumerate(zip(RANKS, TARGETS.get(family, USUAL), strict=True)):
+        torch.manual_seed(index)
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=rank * (index + 1),
+            target_modules=targets,
+            init_lora_weights=False,
+            use_rslora=index == 2,
+            fan_in_fan_out=family == "gpt2",
+            task_type="CAUSAL_LM",
+        )
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+        paths.append(folder / f"adapter-{index}")
+        model.save_pretrained(paths[-1])
+    return paths
+
+
+class Oracle:
+    """transformers with PEFT, one request at a time."""
+
+    def __init__(self, base: Path, adapters: list[Path]) -> None:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
+        self.model = PeftModel.from_pretrained(model, adapters[0], adapter_name="0")
+        for index, path in enumerate(adapters[1:], 1):
+            self.model.load_adapter(path, adapter_name=str(index))
+        self.model.eval()
+
+    @torch.inference_mode()
+    def logits(self, tokens: list[int], adapter: int | None) -> torch.Tensor:
+        """Return the logits after each token, `[tokens, vocabulary]`."""
+        ids = torch.tensor([tokens])
+        if adapter is None:
+            with self.model.disable_adapter():
+                return self.model(input_ids=ids, use_cache=False).logits[0]
+        self.model.set_adapter(str(adapter))
+        return self.model(input_ids=ids, use_cache=False).logits[0]
+
+    def greedy(self, prompt: list[int], answer: list[int], adapter: int | None) -> list[int]:
+        """Return what greedy decoding says at each place of `answer`, given what comes before.
+
+        By induction it equals `answer` if and only if greedy decoding of the prompt gives `answer`; one pass shows it.
+        """
+        logits = self.logits([*prompt, *answer[:-1]], adapter)
+        return logits[len(prompt) - 1 :].argmax(dim=-1).tolist()
