@@ -3,6 +3,7 @@
     LoradexError
     ├── InvalidRequest             400  a field has a wrong type or value
     │   ├── ContextLengthExceeded  400  prompt and answer do not fit the context
+    │   ├── BodyTooLarge           413  the body is larger than the server reads
     │   └── Unsupported            400  understood, but not offered
     ├── AuthenticationFailed       401  no key, or an unknown one
     ├── PermissionDenied           403  the key lacks the scope
@@ -76,6 +77,14 @@ class ContextLengthExceeded(InvalidRequest):
 
     code = "context_length_exceeded"
     default_hint = "Shorten the prompt, lower `max_tokens`, or serve with a larger `--max-model-len`"
+
+
+class BodyTooLarge(InvalidRequest):
+    """The body of a request is larger than the server reads."""
+
+    code = "body_too_large"
+    status = 413
+    default_hint = "Send less in one request"
 
 
 class Unsupported(InvalidRequest):

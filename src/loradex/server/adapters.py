@@ -1,0 +1,104 @@
+"""`/api/adapters`: names, versions and aliases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Response
+
+from loradex.server.auth import may_admin, may_infer
+from loradex.server.body import JsonRoute, ignored
+from loradex.server.state import TheConfig, TheService, errors
+from loradex.server.wire.adapter import (
+    AdapterListReply,
+    AdapterReply,
+    AddBody,
+    ChangeReply,
+    CheckBody,
+    HistoryReply,
+    HistoryRow,
+    PromoteBody,
+    RemovedReply,
+    ReportReply,
+    RollbackBody,
+)
+
+router = APIRouter(prefix="/api", tags=["Adapters"], route_class=JsonRoute)
+ADMIN = [Depends(may_admin)]
+INFER = [Depends(may_infer)]
+
+ACTOR = "http"
+"""Who changed an adapter, in its history, when the change came over HTTP."""
+
+
+@router.get("/adapters", dependencies=INFER, responses=errors(503))
+async def list_adapters(service: TheService) -> AdapterListReply:
+    """List every adapter for this base, with its versions and where their weights are."""
+    return AdapterListReply(adapters=[AdapterReply.of(view) for view in await service.adapters.list()])
+
+
+@router.post("/adapters", dependencies=ADMIN, responses=errors(400, 403, 404, 409, 503))
+async def add_adapter(body: AddBody, response: Response, service: TheService, config: TheConfig) -> ChangeReply:
+    """Check, register, load and serve the next version of an adapter; under a new name, the first."""
+    response.headers.update(ignored(body, config.strict))
+    change = await service.adapters.add(
+        body.name, body.folder, mode=body.mode, replace=body.replace, allow_pickle=body.allow_pickle, actor=ACTOR
+    )
+    return ChangeReply.of(change)
+
+
+@router.post("/adapters:check", dependencies=ADMIN, responses=errors(400, 403, 404))
+async def check_adapter(body: CheckBody, response: Response, service: TheService, config: TheConfig) -> ReportReply:
+    """Say whether the adapter at a path could be served, and every reason why not. Registers nothing."""
+    response.headers.update(ignored(body, config.strict))
+    return ReportReply.of(await service.adapters.check(Path(body.path)))
+
+
+@router.get("/adapters/{name}", dependencies=INFER, responses=errors(400, 404))
+async def get_adapter(name: str, service: TheService) -> AdapterReply:
+    """Show one adapter."""
+    return AdapterReply.of(await service.adapters.get(name))
+
+
+@router.delete("/adapters/{name}", dependencies=ADMIN, responses=errors(400, 403, 404, 409))
+async def remove_adapter(
+    name: str, service: TheService, version: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None
+) -> RemovedReply:
+    """Remove an adapter, or one version of it. Answers under way finish."""
+    await service.adapters.remove(name, version, actor=ACTOR)
+    return RemovedReply(name=name, version=version)
+
+
+@router.get("/adapters/{name}/history", dependencies=INFER, responses=errors(400, 404))
+async def adapter_history(name: str, service: TheService) -> HistoryReply:
+    """Show every change of an adapter, newest first."""
+    entries = await service.adapters.history(name)
+    return HistoryReply(history=[HistoryRow.of(entry) for entry in reversed(entries)])
+
+
+@router.put("/adapters/{name}/aliases/{alias}", dependencies=ADMIN, responses=errors(400, 403, 404, 409, 503))
+async def promote_adapter(
+    name: str, alias: str, body: PromoteBody, response: Response, service: TheService, config: TheConfig
+) -> ChangeReply:
+    """Point an alias at a version; `default` is what the bare name means."""
+    response.headers.update(ignored(body, config.strict))
+    change = await service.adapters.promote(name, body.version, alias, mode=body.mode, actor=ACTOR)
+    return ChangeReply.of(change)
+
+
+@router.delete("/adapters/{name}/aliases/{alias}", dependencies=ADMIN, responses=errors(400, 403, 404, 409))
+async def remove_alias(name: str, alias: str, service: TheService) -> AdapterReply:
+    """Remove an alias."""
+    await service.adapters.remove_alias(name, alias, actor=ACTOR)
+    return AdapterReply.of(await service.adapters.get(name))
+
+
+@router.post("/adapters/{name}/rollback", dependencies=ADMIN, responses=errors(400, 403, 404, 409, 503))
+async def rollback_adapter(
+    name: str, response: Response, service: TheService, config: TheConfig, body: RollbackBody | None = None
+) -> ChangeReply:
+    """Go back to what the name meant before its last change."""
+    asked = body or RollbackBody()
+    response.headers.update(ignored(asked, config.strict))
+    return ChangeReply.of(await service.adapters.rollback(name, mode=asked.mode, actor=ACTOR))

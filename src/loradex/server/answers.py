@@ -1,0 +1,147 @@
+"""The answers of one reply: several prompts, each answered `n` times, all by the same version of one adapter."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+
+from loradex import __version__
+from loradex.core.adapter import BASE
+from loradex.core.event import Delta, Event, Finished, TokenLogprob
+from loradex.core.prompt import Prompt
+from loradex.core.sampling import Sampling
+from loradex.errors import EngineFailed
+from loradex.server.wire.usage import Usage
+from loradex.service.generate import Answer, Ask
+from loradex.service.service import Service
+
+ADAPTER = "x-loradex-adapter"
+"""Header that names the version which answers."""
+
+
+@dataclass(slots=True)
+class Choice:
+    """One answer, collected."""
+
+    text: str = ""
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    end: Finished | None = None
+
+
+class Answers:
+    """Answers under way. Close them, whatever happens: they hold leases."""
+
+    def __init__(self, answers: Sequence[Answer], n: int) -> None:
+        self._answers = answers
+        self._n = n
+        self.ends: dict[int, Finished] = {}
+        """How each answer ended, by its index, as far as `events` has come."""
+
+    @classmethod
+    async def begin(
+        cls, service: Service, prompts: Sequence[Prompt], sampling: Sampling, model: str | None, n: int, request_id: str
+    ) -> Answers:
+        """Begin an answer to every prompt.
+
+        Raises:
+            LoradexError: any prompt is refused; then none is answered.
+        """
+        begun: list[Answer] = []
+        try:
+            for index, prompt in enumerate(prompts):
+                # A replace between two prompts must not make two versions speak in one reply.
+                named = str(begun[0].ref) if begun and begun[0].ref else model
+                name = request_id if len(prompts) == 1 else f"{request_id}-{index}"
+                begun.append(await service.generate(Ask(named, prompt, sampling, n, name)))
+        except BaseException:
+            for answer in begun:
+                await answer.aclose()
+            raise
+        return cls(begun, n)
+
+    def __len__(self) -> int:
+        return len(self._answers) * self._n
+
+    @property
+    def model(self) -> str:
+        """The name that answers."""
+        return self._answers[0].model
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The header that says who answers."""
+        ref = self._answers[0].ref
+        return {ADAPTER: str(ref) if ref else BASE}
+
+    @property
+    def fingerprint(self) -> str:
+        """This server's version and the digest that answers, which tell whether two answers can be compared."""
+        ref = self._answers[0].ref
+        return f"loradex-{__version__}-{ref.digest[:12] if ref else BASE}"
+
+    @property
+    def prompts(self) -> list[tuple[int, ...]]:
+        """The token ids of every prompt."""
+        return [answer.prompt_tokens for answer in self._answers]
+
+    def usage(self) -> Usage:
+        """Return the counts of what has ended."""
+        first = [end for index, end in self.ends.items() if index % self._n == 0]
+        return Usage.of(sum(map(len, self.prompts)), self.ends.values(), first)
+
+    async def events(self) -> AsyncGenerator[tuple[int, Event], None]:
+        """Yield the events of all answers as they come, each with its index: answers of the first prompt first.
+
+        Raises:
+            EngineFailed: the engine broke on one of them.
+        """
+        one = len(self._answers) == 1
+        async for index, event in self._answers[0].events() if one else self._merged():
+            if isinstance(event, Finished):
+                self.ends[index] = event
+            yield index, event
+        if len(self.ends) < len(self):
+            raise EngineFailed("The engine ended an answer without saying why")
+
+    async def collect(self) -> list[Choice]:
+        """Return all answers, when they are complete.
+
+        Raises:
+            EngineFailed: the engine broke on one of them.
+        """
+        texts: list[list[str]] = [[] for _ in range(len(self))]
+        choices = [Choice() for _ in range(len(self))]
+        async for index, event in self.events():
+            if isinstance(event, Delta):
+                texts[index].append(event.text)
+                choices[index].logprobs.extend(event.logprobs)
+            else:
+                choices[index].end = event
+        for choice, parts in zip(choices, texts, strict=True):
+            choice.text = "".join(parts)
+        return choices
+
+    async def aclose(self) -> None:
+        """Cancel what still runs and give all leases back."""
+        for answer in self._answers:
+            await answer.aclose()
+
+    async def _merged(self) -> AsyncGenerator[tuple[int, Event], None]:
+        queue: asyncio.Queue[tuple[int, Event] | None] = asyncio.Queue()
+
+        async def pump(first: int, answer: Answer) -> None:
+            async for index, event in answer.events():
+                queue.put_nowait((first + index, event))
+
+        tasks = [asyncio.create_task(pump(i * self._n, answer)) for i, answer in enumerate(self._answers)]
+        everything = asyncio.gather(*tasks)
+        everything.add_done_callback(lambda _: queue.put_nowait(None))
+        try:
+            while (item := await queue.get()) is not None:
+                yield item
+            await everything
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, everything, return_exceptions=True)

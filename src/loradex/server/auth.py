@@ -1,0 +1,104 @@
+"""Who may ask: API keys and their two scopes."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+from typing import Literal
+
+from fastapi import Request, Security
+from fastapi.security import HTTPBearer
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from loradex.errors import AuthenticationFailed, PermissionDenied
+from loradex.server.errors import AsciiJSON, reply_to
+
+KeyScope = Literal["infer", "admin"]
+
+_OPEN = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
+"""Probes carry no keys, and the documentation holds none."""
+
+VLLM_PATHS = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
+"""vLLM's two routes answer in vLLM's own words."""
+
+
+class Keys:
+    """The keys that the server knows. With none at all it is open: everybody may do everything."""
+
+    def __init__(self, infer: Iterable[str] = (), admin: Iterable[str] = ()) -> None:
+        # Digests have one length, so that a comparison tells nothing of a key, not even how long it is.
+        self._scopes: list[tuple[bytes, KeyScope]] = [
+            *((_digest(key), "admin") for key in admin),
+            *((_digest(key), "infer") for key in infer),
+        ]
+
+    def __bool__(self) -> bool:
+        return bool(self._scopes)
+
+    def scope_of(self, authorization: str | None) -> KeyScope:
+        """Return the scope of an `Authorization` header.
+
+        Raises:
+            AuthenticationFailed: no key, or an unknown one.
+        """
+        if not self._scopes:
+            return "admin"
+        kind, _, key = (authorization or "").partition(" ")
+        if kind.lower() != "bearer" or not key.strip():
+            raise AuthenticationFailed("No API key was sent")
+        given = _digest(key.strip())
+        matches = [scope for known, scope in self._scopes if hmac.compare_digest(given, known)]
+        if not matches:
+            raise AuthenticationFailed("The API key is not known to this server")
+        return matches[0]
+
+
+class Authenticate:
+    """Middleware: finds out who asks, before anything of the request is read."""
+
+    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on with its scope, or answer 401."""
+        if scope["type"] != "http" or scope["path"] in _OPEN:
+            return await self._app(scope, receive, send)
+        try:
+            granted = self._keys.scope_of(Headers(scope=scope).get("authorization"))
+        except AuthenticationFailed as error:
+            request_id = scope["state"].get("request_id", "")
+            response = reply_to(error, request_id)
+            if scope["path"] in VLLM_PATHS:
+                response = AsciiJSON({"error": "Unauthorized"}, 401, {"www-authenticate": "Bearer"})
+            return await response(scope, receive, send)
+        scope["state"]["key_scope"] = granted
+        await self._app(scope, receive, send)
+
+
+_bearer = HTTPBearer(auto_error=False, description="A key that the server was started with. Without keys it is open.")
+
+
+def may_infer(request: Request, _: object = Security(_bearer)) -> None:
+    """Dependency of routes that any key may use; it names the scheme in the OpenAPI."""
+
+
+def may_admin(request: Request, _: object = Security(_bearer)) -> None:
+    """Dependency of routes that change adapters.
+
+    Raises:
+        PermissionDenied: the key has only the `infer` scope.
+    """
+    if not is_admin(request):
+        raise PermissionDenied(f"{request.method} {request.url.path} needs a key with the `admin` scope")
+
+
+def is_admin(request: Request) -> bool:
+    """Return whether the request may change adapters."""
+    return bool(request.state.key_scope == "admin")
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -1,0 +1,115 @@
+"""`POST /v1/chat/completions`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from loradex.core.event import Delta, Event, Finished
+from loradex.errors import PermissionDenied
+from loradex.server import logprobs
+from loradex.server.answers import Answers, Choice
+from loradex.server.attend import attended
+from loradex.server.auth import is_admin, may_infer
+from loradex.server.body import JsonRoute, ignored
+from loradex.server.errors import request_id
+from loradex.server.sse import EventStream
+from loradex.server.state import TheConfig, TheService, errors
+from loradex.server.wire.chat import AnswerMessage, ChatChoice, ChatReply, ChatRequest
+
+router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute, dependencies=[Depends(may_infer)])
+
+
+@router.post(
+    "/chat/completions",
+    response_model=ChatReply,
+    responses={200: {"content": {"text/event-stream": {}}}, **errors(400, 403, 404, 503)},
+)
+async def create_chat_completion(
+    body: ChatRequest, request: Request, service: TheService, config: TheConfig
+) -> Response:
+    """Answer a conversation, at once or as a stream of `chat.completion.chunk` events."""
+    body.check()
+    extra = ignored(body, config.strict)
+    if body.chat_template and not is_admin(request):
+        # A template is a program, and it runs in the server.
+        raise PermissionDenied("`chat_template` needs a key with the `admin` scope")
+    limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    alternatives = (body.top_logprobs or 0) if body.logprobs else None
+    sampling = body.sampling(limit, alternatives, service.info.vocab_size)
+    chat_id = f"chatcmpl-{request_id(request)}"
+
+    async def begin() -> Answers:
+        return await Answers.begin(service, [body.prompt()], sampling, body.model, body.n or 1, chat_id)
+
+    if body.stream:
+        answers = await attended(request.receive, begin())
+        return EventStream(_chunks(answers, chat_id, body), answers.aclose, {**extra, **answers.headers})
+    return await attended(request.receive, _whole(begin, chat_id, extra))
+
+
+async def _whole(begin: Callable[[], Awaitable[Answers]], chat_id: str, headers: dict[str, str]) -> Response:
+    answers = await begin()
+    try:
+        choices = await answers.collect()
+    finally:
+        await answers.aclose()
+    reply = ChatReply(
+        id=chat_id,
+        created=int(time.time()),
+        model=answers.model,
+        choices=[_choice(index, choice) for index, choice in enumerate(choices)],
+        usage=answers.usage(),
+        system_fingerprint=answers.fingerprint,
+    )
+    return Response(reply.model_dump_json(), headers={**headers, **answers.headers}, media_type="application/json")
+
+
+def _choice(index: int, choice: Choice) -> ChatChoice:
+    return ChatChoice(
+        index=index,
+        message=AnswerMessage(content=choice.text),
+        logprobs=logprobs.for_chat(choice.logprobs) if choice.logprobs else None,
+        finish_reason=choice.end.reason if choice.end else None,
+        stop_reason=choice.end.stop_reason if choice.end else None,
+    )
+
+
+async def _chunks(answers: Answers, chat_id: str, body: ChatRequest) -> AsyncGenerator[dict[str, Any], None]:
+    ends_with_usage, always = body.usage_wanted
+    head = {
+        "id": chat_id,
+        "object": "chat.completion.chunk",
+        "created": int(time.time()),
+        "model": answers.model,
+        "system_fingerprint": answers.fingerprint,
+    }
+    prompt = sum(map(len, answers.prompts))
+    counts = [0] * len(answers)
+
+    def chunk(index: int, choice: dict[str, Any]) -> dict[str, Any]:
+        made = {**head, "choices": [{"index": index, **choice}]}
+        if ends_with_usage:
+            count = counts[index]
+            total = {"prompt_tokens": prompt, "completion_tokens": count, "total_tokens": prompt + count}
+            made["usage"] = total if always else None
+        return made
+
+    for index in range(len(answers)):
+        yield chunk(index, {"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None})
+    async for index, event in answers.events():
+        if isinstance(event, Delta):
+            counts[index] += len(event.token_ids)
+        yield chunk(index, _delta(event))
+    if ends_with_usage:
+        yield {**head, "choices": [], "usage": answers.usage().model_dump()}
+
+
+def _delta(event: Event) -> dict[str, Any]:
+    if isinstance(event, Finished):
+        return {"delta": {}, "logprobs": None, "finish_reason": event.reason, "stop_reason": event.stop_reason}
+    told = logprobs.for_chat(event.logprobs).model_dump() if event.logprobs else None
+    return {"delta": {"content": event.text}, "logprobs": told, "finish_reason": None}

@@ -1,0 +1,131 @@
+"""`POST /v1/completions`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from loradex.core.event import Delta
+from loradex.core.prompt import Prompt
+from loradex.core.sampling import Sampling
+from loradex.server import logprobs
+from loradex.server.answers import Answers, Choice
+from loradex.server.attend import attended
+from loradex.server.auth import may_infer
+from loradex.server.body import JsonRoute, ignored
+from loradex.server.errors import request_id
+from loradex.server.sse import EventStream
+from loradex.server.state import TheConfig, TheService, errors
+from loradex.server.wire.completion import CompletionChoice, CompletionReply, CompletionRequest
+from loradex.service.service import Service
+
+router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute, dependencies=[Depends(may_infer)])
+
+DEFAULT_MAX_TOKENS = 16
+"""OpenAI's default for completions, which clients rely on."""
+
+
+@router.post(
+    "/completions",
+    response_model=CompletionReply,
+    responses={200: {"content": {"text/event-stream": {}}}, **errors(400, 404, 503)},
+)
+async def create_completion(
+    body: CompletionRequest, request: Request, service: TheService, config: TheConfig
+) -> Response:
+    """Complete one or more prompts, at once or as a stream of `text_completion` events."""
+    body.check()
+    extra = ignored(body, config.strict)
+    prompts = body.prompts()
+    sampling = body.sampling(body.max_tokens or DEFAULT_MAX_TOKENS, body.logprobs, service.info.vocab_size)
+    call = _Call(service, body, prompts, sampling, f"cmpl-{request_id(request)}")
+    if body.stream:
+        answers = await attended(request.receive, call.begin())
+        return EventStream(call.chunks(answers), answers.aclose, {**extra, **answers.headers})
+    return await attended(request.receive, call.whole(extra))
+
+
+class _Call:
+    """One request for completions."""
+
+    def __init__(
+        self, service: Service, body: CompletionRequest, prompts: list[Prompt], sampling: Sampling, call_id: str
+    ) -> None:
+        self._service = service
+        self._body = body
+        self._prompts = prompts
+        self._sampling = sampling
+        self._id = call_id
+        self._n = body.n or 1
+
+    async def begin(self) -> Answers:
+        return await Answers.begin(self._service, self._prompts, self._sampling, self._body.model, self._n, self._id)
+
+    async def whole(self, headers: dict[str, str]) -> Response:
+        answers = await self.begin()
+        try:
+            choices = await answers.collect()
+        finally:
+            await answers.aclose()
+        reply = CompletionReply(
+            id=self._id,
+            created=int(time.time()),
+            model=answers.model,
+            choices=[self._choice(index, choice) for index, choice in enumerate(choices)],
+            usage=answers.usage(),
+            system_fingerprint=answers.fingerprint,
+        )
+        return Response(reply.model_dump_json(), headers={**headers, **answers.headers}, media_type="application/json")
+
+    def _choice(self, index: int, choice: Choice) -> CompletionChoice:
+        return CompletionChoice(
+            index=index,
+            text=self._echo(index) + choice.text,
+            logprobs=logprobs.for_completion(choice.logprobs) if choice.logprobs else None,
+            finish_reason=choice.end.reason if choice.end else None,
+            stop_reason=choice.end.stop_reason if choice.end else None,
+        )
+
+    def _echo(self, index: int) -> str:
+        """The prompt as text, where the client wants it back before its completion."""
+        prompt = self._prompts[index // self._n]
+        if not self._body.echo:
+            return ""
+        return prompt if isinstance(prompt, str) else self._service.engine.decode(prompt)  # type: ignore[arg-type]
+
+    async def chunks(self, answers: Answers) -> AsyncGenerator[dict[str, Any], None]:
+        ends_with_usage, always = self._body.usage_wanted
+        head = {
+            "id": self._id,
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": answers.model,
+            "system_fingerprint": answers.fingerprint,
+        }
+        counts = [0] * len(answers)
+        offsets = [0] * len(answers)
+
+        def chunk(index: int, text: str, **more: Any) -> dict[str, Any]:
+            choice = {"index": index, "text": text, "logprobs": None, "finish_reason": None, "stop_reason": None}
+            made = {**head, "choices": [{**choice, **more}]}
+            if ends_with_usage:
+                prompt, count = len(answers.prompts[index // self._n]), counts[index]
+                total = {"prompt_tokens": prompt, "completion_tokens": count, "total_tokens": prompt + count}
+                made["usage"] = total if always else None
+            return made
+
+        for index in range(len(answers)) if self._body.echo else ():
+            yield chunk(index, self._echo(index))
+        async for index, event in answers.events():
+            if isinstance(event, Delta):
+                counts[index] += len(event.token_ids)
+                told = logprobs.for_completion(event.logprobs, offsets[index]) if event.logprobs else None
+                offsets[index] += sum(len(each.text) for each in event.logprobs)
+                yield chunk(index, event.text, logprobs=told and told.model_dump())
+            else:
+                yield chunk(index, "", finish_reason=event.reason, stop_reason=event.stop_reason)
+        if ends_with_usage:
+            yield {**head, "choices": [], "usage": answers.usage().model_dump()}

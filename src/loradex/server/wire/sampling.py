@@ -1,0 +1,167 @@
+"""The fields that completions and chat completions share, as OpenAI and vLLM spell them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import PydanticCustomError
+
+from loradex.core.sampling import MAX_LOGPROBS, Sampling
+from loradex.errors import InvalidRequest, Unsupported
+from loradex.server.body import Body, Whole
+
+MAX_N = 128
+"""Answers to one prompt."""
+
+_REFUSED = {
+    "lora_request": "name the adapter in `model`",
+    "lora_path": "name the adapter in `model`",
+    "lora": "name the adapter in `model`",
+    "adapter_id": "name the adapter in `model`",
+    **dict.fromkeys(
+        (
+            *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"),
+            *("use_beam_search", "logits_processors", "prompt_logprobs", "truncate_prompt_tokens"),
+            *("allowed_token_ids", "bad_words", "prompt_embeds", "suffix", "modalities", "audio"),
+            *("tools", "functions", "function_call", "documents", "web_search_options", "return_token_ids"),
+        ),
+        "",
+    ),
+}
+"""Fields that other servers honour. To ignore one would give an answer that the client did not ask for."""
+
+
+def readable_as(what: str) -> WrapValidator:
+    """Return a validator that says what a field may be, where pydantic would list every alternative's failure."""
+
+    def check(value: object, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            raise PydanticCustomError("wrong_type", "Input should be {what}", {"what": what}) from error
+
+    return WrapValidator(check)
+
+
+class StreamOptions(Body):
+    """What a stream tells besides the text."""
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class ResponseFormat(Body):
+    """The form of the answer; only text is offered."""
+
+    type: str = "text"
+
+
+class SamplingFields(Body):
+    """How tokens are chosen and when answers end. Null is the same as absent."""
+
+    model: str | None = Field(None, description="An adapter, `name@alias`, `name@3`, or the base; empty is the base")
+    n: Annotated[Whole, Field(ge=1, le=MAX_N)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[Whole, Field(ge=-1, le=2**31)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    seed: Whole | None = None
+    max_tokens: Annotated[Whole, Field(ge=1, le=2**31)] | None = None
+    min_tokens: Annotated[Whole, Field(ge=0, le=2**31)] | None = None
+    stop: Annotated[str | list[str] | None, readable_as("a string or a list of strings")] = None
+    stop_token_ids: Annotated[list[Whole], Field(max_length=128)] | None = None
+    logit_bias: (
+        Annotated[dict[str, float], readable_as("an object of token ids and numbers"), Field(max_length=4096)] | None
+    ) = None
+    ignore_eos: bool | None = None
+    skip_special_tokens: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    response_format: ResponseFormat | None = None
+    user: str | None = None
+
+    def check(self) -> None:
+        """Check what no single field can tell.
+
+        Raises:
+            InvalidRequest: fields exclude one another.
+            Unsupported: a field asks for what is not offered.
+        """
+        for name, instead in _REFUSED.items():
+            if (self.model_extra or {}).get(name) and not _harmless(name, (self.model_extra or {})[name]):
+                hint = f"Leave `{name}` out" + (f" and {instead}" if instead else "")
+                raise Unsupported(f"`{name}` is not offered by this server", param=name, hint=hint)
+        if self.response_format is not None and self.response_format.type != "text":
+            raise Unsupported(
+                f"`response_format` of type {self.response_format.type[:64]!r} is not offered; only text is",
+                param="response_format",
+            )
+        if self.stream_options is not None and not self.stream:
+            raise InvalidRequest("stream_options needs `stream` to be true", param="stream_options")
+        if isinstance(self.stop, list) and len(self.stop) > 4:
+            raise InvalidRequest(f"stop has {len(self.stop)} strings; at most 4 are allowed", param="stop")
+        if (self.n or 1) > 1 and self.temperature == 0:
+            raise InvalidRequest(f"n is {self.n} with temperature 0, where all answers would be the same", param="n")
+
+    def sampling(self, max_tokens: int | None, logprobs: int | None, vocab_size: int) -> Sampling:
+        """Return the sampling parameters.
+
+        Raises:
+            InvalidRequest: naming the field that is wrong.
+        """
+        given = {name: value for name in _SAME if (value := getattr(self, name)) is not None}
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        ids = tuple(self.stop_token_ids or ())
+        for token in ids:
+            _in_vocabulary("stop_token_ids", token, vocab_size)
+        return Sampling(
+            **given,
+            max_tokens=max_tokens,
+            stop=stop,
+            stop_token_ids=ids,
+            include_stop=bool(self.include_stop_str_in_output),
+            logprobs=logprobs,
+            logit_bias=self._bias(vocab_size),
+        )
+
+    def _bias(self, vocab_size: int) -> dict[int, float]:
+        bias = {}
+        for key, value in (self.logit_bias or {}).items():
+            if not (key.isascii() and key.isdecimal() and len(key) < 20):
+                raise InvalidRequest(f"logit_bias has the key {key[:64]!r}, which is no token id", param="logit_bias")
+            _in_vocabulary("logit_bias", int(key), vocab_size)
+            bias[int(key)] = value
+        return bias
+
+    @property
+    def usage_wanted(self) -> tuple[bool, bool]:
+        """Whether a stream ends with its usage, and whether every chunk carries it."""
+        options = self.stream_options
+        if options is None:
+            return False, False
+        return bool(options.include_usage), bool(options.include_usage and options.continuous_usage_stats)
+
+
+_SAME = (
+    *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"),
+    *("seed", "min_tokens", "ignore_eos", "skip_special_tokens"),
+)
+"""Fields that bear the same name and meaning in `Sampling`."""
+
+MaxLogprobs = Annotated[Whole, Field(ge=0, le=MAX_LOGPROBS)]
+"""A number of alternatives to report for each token."""
+
+
+def _harmless(name: str, value: object) -> bool:
+    # Some clients always send these, with the values that ask for nothing.
+    return (name, value) in (("modalities", ["text"]), ("function_call", "none"))
+
+
+def _in_vocabulary(name: str, token: int, vocab_size: int) -> None:
+    if not 0 <= token < vocab_size:
+        raise InvalidRequest(f"{name} has the token id {token}; the model has {vocab_size} tokens", param=name)
