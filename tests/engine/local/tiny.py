@@ -22,6 +22,7 @@ from transformers import (
     Qwen3Config,
     Qwen3MoeConfig,
 )
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 VOCAB = 320
 EOS = 257
@@ -82,8 +83,8 @@ RANKS = (4, 8, 13)
 
 def save_tokenizer(folder: Path) -> None:
     """Save a byte-level tokenizer: ids 0 to 255 are bytes, then bos, eos and pad."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    fast = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
+    vocab = {char: byte for byte, char in bytes_to_unicode().items()}
+    fast = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     fast.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(

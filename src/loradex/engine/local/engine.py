@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -43,6 +44,7 @@ class LocalEngine:
         self._loop: Loop | None = None
         self._queues: dict[str, asyncio.Queue[Message]] = {}
         self._eos: tuple[int, ...] = ()
+        self._numbers = itertools.count()
 
     @property
     def info(self) -> ModelInfo:
@@ -116,10 +118,12 @@ class LocalEngine:
         loop = self._running()
         sampling = request.sampling
         seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
-        answer = Answer(request.id, list(request.tokens), len(request.tokens), sampling, request.adapter, seed)
+        # Ids of requests come from clients and may repeat; the loop's own never do.
+        key = str(next(self._numbers))
+        answer = Answer(key, list(request.tokens), len(request.tokens), sampling, request.adapter, seed)
         output = Output(self._text, answer, self._eos, self.info.max_model_len)
         messages: asyncio.Queue[Message] = asyncio.Queue()
-        self._queues[request.id] = messages
+        self._queues[key] = messages
         finished = False
         loop.submit(answer, output)
         try:
@@ -130,9 +134,9 @@ class LocalEngine:
                     raise message
                 yield message
         finally:
-            del self._queues[request.id]
+            del self._queues[key]
             if not finished:
-                loop.cancel(request.id)
+                loop.cancel(key)
 
     def resident(self) -> tuple[Resident, ...]:
         """Return what is resident, by slot."""

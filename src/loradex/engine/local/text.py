@@ -104,8 +104,11 @@ class Detokenizer:
     def __init__(self, text: Text, prompt: Sequence[int], *, skip_special_tokens: bool) -> None:
         self._text = text
         self._skip = skip_special_tokens
-        # A few tokens of the prompt tell the decoder whether the answer begins inside a word.
-        self._stream = DecodeStream(ids=list(prompt[-8:]), skip_special_tokens=skip_special_tokens)
+        # The end of the prompt tells the decoder whether the answer begins inside a word. An end that is no whole text
+        # would come out again with the first piece.
+        tail = list(prompt[-8:])
+        tail = [] if "\ufffd" in text.decode(tail) else tail
+        self._stream = DecodeStream(ids=tail, skip_special_tokens=skip_special_tokens)
 
     def push(self, token: int) -> str:
         """Return the text that `token` completes; empty while a character is incomplete."""
