@@ -2,19 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import builtins
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace as with_values
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from weakref import WeakValueDictionary
 
 from loradex.adapters.check import CheckReport
-from loradex.registry.records import HistoryEntry
-from loradex.service.views import AdapterView, Change
+from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef, Reference, check_name
+from loradex.engine.base import Engine, Resident
+from loradex.errors import AdapterNotFound, Conflict
+from loradex.registry.records import AdapterRecord, HistoryEntry, Staged, VersionRecord
+from loradex.registry.registry import Registry
+from loradex.service.ending import to_the_end
+from loradex.service.names import Names
+from loradex.service.replace import Mode, Plan, Replacer
+from loradex.service.residency import Hold, Residency
+from loradex.service.staging import Staging
+from loradex.service.views import AdapterView, Change, VersionState
 
-Mode = Literal["drain", "immediate"]
+__all__ = ["Adapters", "Mode"]
 
 
 class Adapters:
-    """Add, replace, promote, roll back, load and unload adapters. One change of a name at a time."""
+    """Add, replace, promote, roll back, load and unload adapters. One change of a name at a time.
+
+    Every verb raises RegistryFailed when the registry cannot be read or written.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        engine: Engine,
+        residency: Residency,
+        names: Names,
+        replacer: Replacer,
+        *,
+        max_lora_rank: int,
+        allow_dirs: Sequence[Path],
+        clock: Callable[[], float],
+    ) -> None:
+        self._registry = registry
+        self._engine = engine
+        self._residency = residency
+        self._names = names
+        self._replacer = replacer
+        self._max_rank = max_lora_rank
+        self._allow_dirs = tuple(allow_dirs)
+        self._clock = clock
+        self._staging = Staging(registry)
+        # Weak, so that made-up names cannot fill the memory: a lock lives while a verb holds or awaits it.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def add(
         self,
@@ -28,50 +69,239 @@ class Adapters:
         allow_pickle: bool = False,
         actor: str = "",
     ) -> Change:
-        """Register the adapter at `path` under `name`, as its next version, and let new requests use it."""
-        raise NotImplementedError
+        """Register the adapter at `path` under `name`, as its next version, and let new requests use it.
+
+        Content that the name already has as a version becomes current again, without a new number.
+
+        Args:
+            name: new, or the name whose next version this is.
+            path: folder of the adapter.
+            mode: for running answers: `drain` lets them finish on the old version, `immediate` switches them.
+            replace: whether `name` may exist already.
+            load: make it resident at once, beside the old version; else the first request does.
+            trusted: the path comes from the operator: folders other than the allowed ones may be read.
+            allow_pickle: accept `.bin` weights.
+            actor: who asks, for the history.
+
+        Raises:
+            Conflict: the name means the base model, or exists and `replace` is False.
+            InvalidRequest: the name is not valid.
+            PathNotAllowed, FilesNotFound, AdapterInvalid: about the path and what lies there.
+            Overloaded, EngineFailed, AdapterDamaged: see `Replacer.carry_out`; the old version serves on.
+        """
+        self._check_free(name)
+        async with self._alone(name):
+            old = await self._meaning(Reference(name))
+            if old is not None and not replace:
+                raise Conflict(f"The adapter `{name}` exists already", hint="Replace it, or choose another name")
+            started = self._clock()
+            async with self._stage(path, trusted, allow_pickle) as staged:
+                seconds = self._clock() - started
+                move = partial(self._registry.commit, name, staged, actor=actor, serve=True)
+                change = await self._replacer.carry_out(Plan(name, staged.adapter, move, old, mode, load))
+        return with_values(change, stage_seconds=seconds)
 
     async def check(self, path: Path, *, trusted: bool = False, allow_pickle: bool = False) -> CheckReport:
-        """Read and check the adapter at `path` without storing anything."""
-        raise NotImplementedError
+        """Read and check the adapter at `path` without storing anything.
+
+        Raises:
+            PathNotAllowed, FilesNotFound: about the path.
+        """
+        return await asyncio.to_thread(
+            partial(
+                self._registry.check,
+                path,
+                self._engine.info,
+                max_rank=self._max_rank,
+                allow_pickle=allow_pickle,
+                allowed=None if trusted else self._allow_dirs,
+            )
+        )
 
     async def list(self) -> list[AdapterView]:
         """Return every name that has versions for this base, disabled ones too."""
-        raise NotImplementedError
+        records = await asyncio.to_thread(self._registry.list, self._engine.info.digest)
+        return self._views(records)
 
     async def get(self, name: str) -> AdapterView:
-        """Return all that is known of a name; AdapterNotFound."""
-        raise NotImplementedError
+        """Return all that is known of a name.
+
+        Raises:
+            AdapterNotFound: there is no such name.
+        """
+        return self._views([await asyncio.to_thread(self._registry.get, name, self._engine.info.digest)])[0]
 
     async def history(self, name: str) -> Sequence[HistoryEntry]:
-        """Return every change of a name, oldest first."""
-        raise NotImplementedError
+        """Return every change of a name, oldest first.
+
+        Raises:
+            AdapterNotFound: the name was never there.
+        """
+        return await asyncio.to_thread(self._registry.history, name)
 
     async def promote(
-        self, name: str, version: int, alias: str = "default", *, mode: Mode = "drain", actor: str = ""
+        self, name: str, version: int, alias: str = DEFAULT_ALIAS, *, mode: Mode = "drain", actor: str = ""
     ) -> Change:
-        """Point an alias at a version; `default` is what the bare name means."""
-        raise NotImplementedError
+        """Point an alias at a version; `default` is what the bare name means. The version is made resident first.
+
+        Raises:
+            AdapterNotFound: no such name, or no such version for this base.
+            Overloaded, EngineFailed, AdapterDamaged: see `Replacer.carry_out`.
+        """
+        async with self._alone(name):
+            ref = await self._names.resolve(Reference(name, version=version), again=True)
+            old = await self._meaning(Reference(name) if alias == DEFAULT_ALIAS else Reference(name, alias=alias))
+            move = partial(self._registry.promote, name, version, alias, actor=actor)
+            return await self._to_version(ref, move, old, mode)
 
     async def rollback(self, name: str, *, mode: Mode = "drain", actor: str = "") -> Change:
-        """Let the bare name mean what it meant before."""
-        raise NotImplementedError
+        """Let the bare name mean what it meant before.
+
+        Raises:
+            AdapterNotFound: no such name, or it never meant anything else.
+            Overloaded, EngineFailed, AdapterDamaged: see `Replacer.carry_out`.
+        """
+        base = self._engine.info.digest
+        async with self._alone(name):
+            ref = await asyncio.to_thread(self._registry.previous, name, base)
+            old = await self._meaning(Reference(name))
+            move = partial(self._registry.rollback, name, actor=actor, base=base)
+            return await self._to_version(ref, move, old, mode)
 
     async def remove_alias(self, name: str, alias: str, *, actor: str = "") -> None:
-        """Remove an alias."""
-        raise NotImplementedError
+        """Remove an alias.
+
+        Raises:
+            AdapterNotFound: no such name or alias.
+        """
+        async with self._alone(name):
+            old = await self._meaning(Reference(name, alias=alias))
+            await self._change(partial(self._registry.remove_alias, name, alias, actor=actor), [old] if old else [])
 
     async def remove(self, name: str, version: int | None = None, *, actor: str = "") -> None:
-        """Remove a version, or the whole name. Running answers finish."""
-        raise NotImplementedError
+        """Remove a version, or the whole name. Running answers finish.
+
+        Raises:
+            AdapterNotFound: no such name or version.
+            Conflict: an alias points to the version.
+        """
+        async with self._alone(name):
+            record = await asyncio.to_thread(self._registry.get, name)
+            gone = [
+                AdapterRef(name, each.version, each.digest)
+                for each in record.versions
+                if version is None or each.version == version
+            ]
+            await self._change(partial(self._registry.remove, name, version, actor=actor), gone)
 
     async def load(self, reference: str) -> Change:
-        """Make the version that `reference` means resident."""
-        raise NotImplementedError
+        """Make the version that `reference` means resident.
+
+        Raises:
+            InvalidRequest, AdapterNotFound: about the reference.
+            Overloaded, EngineFailed, AdapterDamaged: it could not be loaded.
+        """
+        started = self._clock()
+        ref = await self._names.resolve(Reference.parse(reference))
+        lease = await self._residency.acquire(ref.digest, name=ref.name)
+        self._residency.keep(ref.digest)
+        lease.release()
+        return Change(ref=ref, load_seconds=self._clock() - started)
 
     async def unload(self, reference: str, *, disable: bool = False, actor: str = "") -> AdapterView:
         """Free the weights as soon as no answer uses them: of every version for a bare name, else of that one.
 
-        `disable` also takes the name out of the model list (vLLM's unload); `add` brings it back.
+        Args:
+            reference: which.
+            disable: also take the name out of the model list (vLLM's unload); `add` brings it back.
+            actor: who asks, for the history.
+
+        Raises:
+            InvalidRequest, AdapterNotFound: about the reference; a disabled name cannot be disabled again.
         """
-        raise NotImplementedError
+        wanted = Reference.parse(reference)
+        async with self._alone(wanted.name):
+            record = await asyncio.to_thread(self._registry.get, wanted.name)
+            if disable:
+                if not record.enabled:
+                    raise AdapterNotFound(f"The adapter `{wanted.name}` is disabled already")
+                await self._change(partial(self._registry.enable, wanted.name, False, actor=actor), [])
+            bare = wanted == Reference(wanted.name)
+            digests = (
+                {version.digest for version in record.versions}
+                if bare
+                else {(await self._names.resolve(wanted, again=True)).digest}
+            )
+            for digest in digests:
+                self._residency.retire(digest)
+        return await self.get(wanted.name)
+
+    def _check_free(self, name: str) -> None:
+        if name in self._names.base_names:
+            raise Conflict(f"The name `{name}` means the base model", hint="Choose another name for the adapter")
+        check_name(name)
+
+    def _alone(self, name: str) -> asyncio.Lock:
+        """Return the lock that lets one verb at a time change a name."""
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    async def _meaning(self, reference: Reference) -> AdapterRef | None:
+        try:
+            return await self._names.resolve(reference, again=True)
+        except AdapterNotFound:
+            return None
+
+    def _stage(self, path: Path, trusted: bool, allow_pickle: bool) -> AbstractAsyncContextManager[Staged]:
+        return self._staging.hold(
+            partial(
+                self._registry.stage,
+                path,
+                self._engine.info,
+                max_rank=self._max_rank,
+                allow_pickle=allow_pickle,
+                allowed=None if trusted else self._allow_dirs,
+            )
+        )
+
+    async def _to_version(
+        self, ref: AdapterRef, move: Callable[[], AdapterRef], old: AdapterRef | None, mode: Mode
+    ) -> Change:
+        adapter = await asyncio.to_thread(self._registry.adapter, ref.digest)
+        return await self._replacer.carry_out(Plan(ref.name, adapter, move, old, mode))
+
+    async def _change(self, work: Callable[[], None], gone: Sequence[AdapterRef]) -> None:
+        """Do `work` on the registry, then let go of weights that nothing means any more. Not cut short by a cancel."""
+
+        async def all_of_it() -> None:
+            try:
+                await asyncio.to_thread(work)
+            finally:
+                self._names.forget()
+            for ref in gone:
+                await self._replacer.let_go(ref.digest)
+
+        await to_the_end(all_of_it())
+
+    def _views(self, records: Sequence[AdapterRecord]) -> builtins.list[AdapterView]:
+        holds = self._residency.holds()
+        residents = {resident.digest: resident for resident in self._engine.resident()}
+        return [
+            AdapterView(record, tuple(_state(each, holds, residents) for each in record.versions)) for record in records
+        ]
+
+
+def _state(record: VersionRecord, holds: Mapping[str, Hold], residents: Mapping[str, Resident]) -> VersionState:
+    hold, resident = holds.get(record.digest), residents.get(record.digest)
+    queued = hold.waiting if hold is not None else 0
+    if hold is None or resident is None or not hold.resident:
+        return VersionState(record, waiting=queued)
+    return VersionState(
+        record,
+        tier="device",
+        slot=resident.slot,
+        leases=hold.leases,
+        running=resident.running,
+        waiting=resident.waiting + queued,
+        device_bytes=resident.bytes,
+        idle_seconds=hold.idle_seconds,
+    )

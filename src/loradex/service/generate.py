@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from loradex.core.adapter import AdapterRef
-from loradex.core.event import Event
 from loradex.core.prompt import Prompt
+from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
+from loradex.engine.base import Engine
+from loradex.errors import AdapterDamaged, AdapterNotFound, InvalidRequest, LoradexError
+from loradex.service.answer import Answer
+from loradex.service.fit import fit, seeded
+from loradex.service.lease import Lease
+from loradex.service.metrics import Metrics
+from loradex.service.names import Names
+from loradex.service.residency import Residency
+
+__all__ = ["Answer", "Ask", "Generator"]
+
+MAX_N = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +32,8 @@ class Ask:
         model: name of the base or a reference to an adapter, also as `base:reference`; None and "" mean the base.
         prompt: text, token ids or a conversation.
         sampling: `max_tokens` None takes what the context leaves.
-        n: answers to make; with a seed, answer `i` has `seed + i`.
-        request_id: for logs and replies; made up when empty.
+        n: answers to make, 1 to 128; with a seed, answer `i` has `seed + i`.
+        request_id: for logs and replies; made up when empty. It need not be unique.
     """
 
     model: str | None
@@ -29,30 +42,63 @@ class Ask:
     n: int = 1
     request_id: str = ""
 
-
-class Answer:
-    """An answer under way. It holds a lease until `events` has ended or `aclose` was called: always do one of them.
-
-    Attributes:
-        request_id: as asked, or made up.
-        model: the name that answers, as asked: `medical@prod`; for the base its served name.
-        ref: the pinned version that answers; None for the base.
-        prompt_tokens: the prompt's token ids.
-    """
-
-    request_id: str
-    model: str
-    ref: AdapterRef | None
-    prompt_tokens: tuple[int, ...]
-
-    def events(self) -> AsyncIterator[tuple[int, Event]]:
-        """Yield events of all `n` answers, each with the index of its answer, as they come. Call it once.
+    def __post_init__(self) -> None:
+        """Check `n`.
 
         Raises:
-            EngineFailed: the engine broke on this request.
+            InvalidRequest: it is out of range.
         """
-        raise NotImplementedError
+        if not 1 <= self.n <= MAX_N:
+            raise InvalidRequest(f"n is {self.n}; it must be at least 1 and at most {MAX_N}", param="n")
 
-    async def aclose(self) -> None:
-        """Cancel what still runs and give the lease back. Does nothing the second time; safe from any task."""
-        raise NotImplementedError
+
+class Generator:
+    """Begins answers."""
+
+    def __init__(
+        self, engine: Engine, names: Names, residency: Residency, metrics: Metrics, clock: Callable[[], float]
+    ) -> None:
+        self._engine = engine
+        self._names = names
+        self._residency = residency
+        self._metrics = metrics
+        self._clock = clock
+
+    async def begin(self, ask: Ask) -> Answer:
+        """Resolve, fit and lease; see `Service.generate`."""
+        arrived = self._clock()
+        ref: AdapterRef | None = None
+        lease: Lease | None = None
+        try:
+            ref = await self._names.pick(ask.model)
+            tokens = self._engine.encode(ask.prompt)
+            sampling = fit(ask.sampling, len(tokens), self._engine.info.max_model_len)
+            if ref is not None:
+                ref, lease = await self._lease(ask.model, ref)
+        except LoradexError as error:
+            self._metrics.refused(ref, error.code)
+            raise
+        # From here to the return nothing is awaited, so the lease cannot be lost to a cancellation.
+        own = uuid.uuid4().hex
+        reference = self._names.reference(ask.model)
+        return Answer(
+            ask.request_id or f"req-{own}",
+            str(reference) if reference is not None else self._engine.info.id,
+            ref,
+            engine=self._engine,
+            requests=[GenerateRequest(f"{own}-{i}", tokens, seeded(sampling, i)) for i in range(ask.n)],
+            lease=lease,
+            metrics=self._metrics,
+            clock=self._clock,
+            arrived=arrived,
+        )
+
+    async def _lease(self, model: str | None, ref: AdapterRef) -> tuple[AdapterRef, Lease]:
+        """Lease the version that was resolved; if it was removed meanwhile, resolve once more."""
+        try:
+            return ref, await self._residency.acquire(ref.digest, name=ref.name)
+        except (AdapterDamaged, AdapterNotFound):
+            again = await self._names.pick(model, again=True)
+            if again is None or again.digest == ref.digest:
+                raise
+            return again, await self._residency.acquire(again.digest, name=again.name)

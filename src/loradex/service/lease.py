@@ -83,15 +83,17 @@ class Lease:
         """The digest that is held; None after `release`."""
         return self._entry.digest if self._entry is not None else None
 
-    def begin(self) -> str | None:
-        """Return the digest to hand to the engine, which must be called before anything is awaited.
+    def begin(self) -> str:
+        """Return the digest to hand to the engine, which the caller does before anything is awaited.
 
         While a replace switches the engine's requests over, a request for the old digest would reach the engine too
         late to be switched: it begins on the new one.
         """
-        if self._entry is not None and self._entry.moving_to is not None:
+        if self._entry is None:
+            raise RuntimeError("The lease was released: no request may begin under it")
+        if self._entry.moving_to is not None:
             self.move(self._entry.moving_to)
-        return self.digest
+        return self._entry.digest
 
     def move(self, entry: Entry) -> None:
         """Hold `entry` instead."""

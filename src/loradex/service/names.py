@@ -44,8 +44,8 @@ class Names:
         self._since = self._clock()
         self._generation += 1
 
-    async def pick(self, model: str | None) -> AdapterRef | None:
-        """Return the version that `model` means, None for the base.
+    async def pick(self, model: str | None, *, again: bool = False) -> AdapterRef | None:
+        """Return the version that `model` means, None for the base; `again` as for `resolve`.
 
         Raises:
             ModelNotFound: it means nothing here; the message has names that look like it.
@@ -54,9 +54,12 @@ class Names:
         if reference is None:
             return None
         try:
-            return await self.resolve(reference)
+            return await self.resolve(reference, again=again)
         except AdapterNotFound as error:
-            raise self._unknown(str(model), await asyncio.to_thread(self.records)) from error
+            records = self._records
+            if records is None:
+                records = await asyncio.to_thread(self._registry.list, self._info().digest)
+            raise self._unknown(str(model), records) from error
 
     def reference(self, model: str | None) -> Reference | None:
         """Return the reference in `model`, None for the base. A full name wins over `base:reference`.

@@ -148,6 +148,10 @@ class Residency:
         self._advance()
         return moved
 
+    def known(self, digest: str) -> bool:
+        """Return whether the weights take a slot: resident, or on their way in or out."""
+        return digest in self._entries
+
     def holds(self) -> dict[str, Hold]:
         """Return a snapshot of everything that is resident, on its way, or waited for."""
         waiting: dict[str, list[str]] = {}

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from loradex.adapters.adapter import Adapter
+from loradex.core.adapter import AdapterRef
 from loradex.core.model import ModelInfo
 from loradex.engine.base import Engine, Progress
+from loradex.errors import EngineStopped
 from loradex.registry.registry import Registry
 from loradex.service.adapters import Adapters
-from loradex.service.generate import Answer, Ask
+from loradex.service.generate import Answer, Ask, Generator
 from loradex.service.metrics import Metrics
+from loradex.service.names import Names
+from loradex.service.replace import Replacer
 from loradex.service.residency import Residency
 from loradex.service.views import ModelCard
 
 
 class Service:
-    """One base model and its adapters, served."""
+    """One base model and its adapters, served.
 
-    registry: Registry
-    engine: Engine
-    adapters: Adapters
-    residency: Residency
-    metrics: Metrics
-    max_loras: int
-    max_lora_rank: int
+    All of it belongs to one asyncio event loop. The registry's queries block, so they run in threads.
+
+    Args:
+        registry: names and files. The caller closes it.
+        engine: not started yet; `start` and `stop` do that.
+        max_lora_rank: adapters above it are refused.
+        max_loras: slots of the engine, as in its configuration. A replace needs a second slot beside the old version's:
+            with one slot only it waits until no answer uses the old version.
+        allow_dirs: folders from which untrusted callers may add adapters.
+        max_queue_seconds: longest wait for a slot, of requests and of replaces.
+        fair_seconds: a request that has waited so long for a slot closes one to newcomers.
+        clock: seconds from any start, for measurements.
+    """
 
     def __init__(
         self,
@@ -36,37 +48,98 @@ class Service:
         max_loras: int = 8,
         allow_dirs: Sequence[Path] = (),
         max_queue_seconds: float = 30.0,
+        fair_seconds: float = 1.0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        raise NotImplementedError
+        self.registry = registry
+        self.engine = engine
+        self.max_loras = max_loras
+        self.max_lora_rank = max_lora_rank
+        self.metrics = Metrics()
+        self.residency = Residency(
+            engine,
+            self._read,
+            max_loras=max_loras,
+            queue_seconds=max_queue_seconds,
+            fair_seconds=fair_seconds,
+            clock=clock,
+            loaded=self.metrics.loaded,
+        )
+        self._names = Names(registry, lambda: engine.info, clock)
+        self._generator = Generator(engine, self._names, self.residency, self.metrics, clock)
+        self.adapters = Adapters(
+            registry,
+            engine,
+            self.residency,
+            self._names,
+            Replacer(registry, engine, self.residency, self._names, self.metrics, clock),
+            max_lora_rank=max_lora_rank,
+            allow_dirs=allow_dirs,
+            clock=clock,
+        )
+        self._ready = False
 
     @property
     def info(self) -> ModelInfo:
-        """The base model."""
-        raise NotImplementedError
+        """The base model. Known once `start` has returned."""
+        return self.engine.info
 
     @property
     def ready(self) -> bool:
         """Whether requests can be answered."""
-        raise NotImplementedError
+        return self._ready
 
     @property
     def base_names(self) -> frozenset[str]:
         """The names that mean the base model and that no adapter may have."""
-        raise NotImplementedError
+        return self._names.base_names
 
     async def start(self, progress: Progress | None = None) -> None:
-        """Start the engine."""
-        raise NotImplementedError
+        """Start the engine.
+
+        Raises:
+            ConfigInvalid: the base model cannot be found, read or served.
+        """
+        await self.engine.start(progress)
+        self.metrics.watch(self.engine, self.residency)
+        self._ready = True
 
     async def stop(self) -> None:
-        """Abort what runs, refuse what waits and stop the engine."""
-        raise NotImplementedError
+        """Refuse what waits, abort what runs and stop the engine. Does nothing the second time."""
+        self._ready = False
+        await self.residency.stop()
+        await self.engine.stop()
 
     def models(self) -> list[ModelCard]:
-        """Return the base, then every enabled adapter for it by name. Reads the registry (about a millisecond)."""
-        raise NotImplementedError
+        """Return the base, then every enabled adapter for it by name.
+
+        Raises:
+            RegistryFailed: the registry cannot be read, which is asked at most once a second.
+        """
+        info = self.info
+        cards = [ModelCard(info.id, info.path, None, int(time.time()), info.max_model_len, None)]
+        for record in self._names.records():
+            version = record.version(record.current) if record.current is not None else None
+            if record.enabled and version is not None:
+                ref = AdapterRef(record.name, version.version, version.digest)
+                created = int(version.created_at.timestamp())
+                cards.append(ModelCard(record.name, version.source, info.id, created, None, ref))
+        return cards
 
     async def generate(self, ask: Ask) -> Answer:
-        """Begin an answer. Everything that is wrong with the request is raised here, before any event."""
-        raise NotImplementedError
+        """Begin an answer. Everything that is wrong with the request is raised here, before any event.
+
+        Raises:
+            ModelNotFound: `model` means nothing here.
+            InvalidRequest: the prompt is empty, or the conversation cannot be rendered.
+            ContextLengthExceeded: prompt, or prompt and `min_tokens`, do not fit the context.
+            Overloaded: no adapter slot became free in time.
+            AdapterDamaged: the adapter's files are gone or changed.
+            EngineStopped: the service is not running.
+        """
+        if not self._ready:
+            raise EngineStopped("The service is not running")
+        return await self._generator.begin(ask)
+
+    async def _read(self, digest: str) -> Adapter:
+        return await asyncio.to_thread(self.registry.adapter, digest)

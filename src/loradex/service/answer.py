@@ -1,0 +1,142 @@
+"""An answer under way: `n` requests of the engine, one stream, one lease."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+from loradex.core.adapter import AdapterRef
+from loradex.core.event import Event, Finished
+from loradex.core.request import GenerateRequest
+from loradex.engine.base import Engine
+from loradex.service.ending import closing
+from loradex.service.lease import Lease
+from loradex.service.metrics import Metrics
+
+_Item = tuple[int, Event | asyncio.Task[None]]
+
+
+class Answer:
+    """An answer under way. It holds a lease until `events` has ended or `aclose` was called: always do one of them.
+
+    Attributes:
+        request_id: as asked, or made up.
+        model: the name that answers, as asked: `medical@prod`; for the base its served name.
+        ref: the pinned version that answers; None for the base.
+        prompt_tokens: the prompt's token ids.
+    """
+
+    def __init__(
+        self,
+        request_id: str,
+        model: str,
+        ref: AdapterRef | None,
+        *,
+        engine: Engine,
+        requests: Sequence[GenerateRequest],
+        lease: Lease | None,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        arrived: float,
+    ) -> None:
+        self.request_id = request_id
+        self.model = model
+        self.ref = ref
+        self.prompt_tokens = requests[0].tokens
+        self._engine = engine
+        self._requests = tuple(requests)
+        self._lease = lease
+        self._metrics = metrics
+        self._clock = clock
+        self._arrived = arrived
+        self._said: dict[int, float] = {}
+        self._output = 0
+        self._outcome = "abort"
+        self._closed = False
+        self._pumps: list[asyncio.Task[None]] = []
+        self._queue: asyncio.Queue[_Item] = asyncio.Queue()
+        # A reader that is slow holds the engine's pieces back here, two for each answer, not in a growing queue.
+        self._room = asyncio.Semaphore(2 * len(requests))
+
+    async def events(self) -> AsyncIterator[tuple[int, Event]]:
+        """Yield events of all `n` answers, each with the index of its answer, as they come. Call it once.
+
+        The engine begins to work at the first one. Closed from another task, it ends early.
+
+        Raises:
+            EngineFailed: the engine broke on this request.
+            EngineStopped: the engine is not running.
+        """
+        if self._pumps or self._closed:
+            raise RuntimeError("An answer is read once, before it is closed")
+        for index in range(len(self._requests)):
+            pump = asyncio.create_task(self._pump(index))
+            self._pumps.append(pump)
+            pump.add_done_callback(partial(self._pump_ended, index))
+        try:
+            left = len(self._pumps)
+            while left:
+                index, item = await self._queue.get()
+                if not isinstance(item, asyncio.Task):
+                    self._room.release()
+                    self._record(index, item)
+                    yield index, item
+                    continue
+                left -= 1
+                if item.cancelled():
+                    return
+                error = item.exception()
+                if error is not None:
+                    self._outcome = getattr(error, "code", "internal_error")
+                    raise error
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Cancel what still runs and give the lease back. Does nothing the second time; safe from any task."""
+        if not self._closed:
+            self._closed = True
+            seconds = self._clock() - self._arrived
+            self._metrics.ended(self.ref, self._outcome, len(self.prompt_tokens), self._output, seconds)
+            for pump in self._pumps:
+                pump.cancel()
+            self._release_if_ended()
+        if running := [pump for pump in self._pumps if not pump.done()]:
+            await asyncio.wait(running)
+
+    async def _pump(self, index: int) -> None:
+        # Nothing is awaited between `begin` and the engine's taking the request, so no switch comes in between. The
+        # pumps of one answer take their first step one directly after the other, so all of them begin alike.
+        digest = self._lease.begin() if self._lease is not None else None
+        request = replace(self._requests[index], adapter=digest)
+        async with closing(self._engine.generate(request)) as events:
+            async for event in events:
+                await self._room.acquire()
+                self._queue.put_nowait((index, event))
+
+    def _pump_ended(self, index: int, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            task.exception()  # seen, even if nobody reads the queue any more
+        self._queue.put_nowait((index, task))
+        self._release_if_ended()
+
+    def _release_if_ended(self) -> None:
+        """Give the lease back when the engine works on none of the requests: not before, whoever was cancelled."""
+        begun_or_never_will = self._pumps or self._closed
+        if self._lease is not None and begun_or_never_will and all(pump.done() for pump in self._pumps):
+            self._lease.release()
+
+    def _record(self, index: int, event: Event) -> None:
+        now = self._clock()
+        if isinstance(event, Finished):
+            self._outcome = event.reason
+            self._metrics.finished(event.reason)
+            return
+        self._output += len(event.token_ids)
+        if index in self._said:
+            self._metrics.next_token(now - self._said[index])
+        else:
+            self._metrics.first_token(now - self._arrived)
+        self._said[index] = now

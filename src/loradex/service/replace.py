@@ -1,0 +1,167 @@
+"""The replace procedure: a new version becomes resident and warm, the name moves over, the old one drains.
+
+    load     the new weights get a slot beside the old ones; with no slot free this waits, at most `max_queue_seconds`
+    warm     one token under them, so that what breaks breaks here
+    move     one transaction in the registry: from here on new requests get the new version
+    switch   `immediate` only: running requests go over at a step boundary
+    drain    the old weights are freed when the last answer that holds them ends
+
+Whatever fails, or is cancelled, before the move changes nothing: the old version serves, the new weights leave the
+engine. From the move on nothing is cancelled any more; a switch that fails then is reported as such.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from loradex.adapters.adapter import Adapter
+from loradex.core.adapter import AdapterRef
+from loradex.core.event import Finished
+from loradex.core.request import GenerateRequest
+from loradex.core.sampling import Sampling
+from loradex.engine.base import Engine
+from loradex.errors import EngineFailed, LoradexError, RegistryFailed
+from loradex.registry.registry import Registry
+from loradex.service.ending import closing, to_the_end
+from loradex.service.metrics import Metrics
+from loradex.service.names import Names
+from loradex.service.residency import Residency
+from loradex.service.views import Change
+
+Mode = Literal["drain", "immediate"]
+
+_ONE_TOKEN = Sampling(temperature=0.0, max_tokens=1, ignore_eos=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One replace.
+
+    Attributes:
+        name: whose meaning changes.
+        adapter: the new weights.
+        move: makes the change in the registry, in one transaction; runs in a thread.
+        old: what the name means now, None for nothing.
+        mode: `drain` lets running answers finish on the old weights, `immediate` switches them.
+        load: make the new weights resident first; `immediate` always does.
+    """
+
+    name: str
+    adapter: Adapter
+    move: Callable[[], AdapterRef]
+    old: AdapterRef | None
+    mode: Mode = "drain"
+    load: bool = True
+
+
+class Replacer:
+    """Carries out plans. The caller sees to it that one name has one plan at a time."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        engine: Engine,
+        residency: Residency,
+        names: Names,
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self._registry = registry
+        self._engine = engine
+        self._residency = residency
+        self._names = names
+        self._metrics = metrics
+        self._clock = clock
+
+    async def carry_out(self, plan: Plan) -> Change:
+        """Replace what a name means.
+
+        Raises:
+            Overloaded: no slot became free in time for the new weights; the hint names `--max-loras`.
+            EngineFailed: the new weights do not answer; or, as the message says, running requests were not switched.
+            AdapterDamaged: the new weights are gone from the store, or differ.
+            RegistryFailed: the change could not be written.
+        """
+        if not plan.load and plan.mode == "drain":
+            return await to_the_end(self._move_over(plan))
+        started = self._clock()
+        digest = plan.adapter.digest
+        fresh = not self._residency.known(digest)
+        moved_over = False
+        lease = None
+        try:
+            lease = await self._residency.acquire(digest, name=plan.name, adapter=plan.adapter)
+            await self._warm(digest)
+            seconds = self._clock() - started
+            moved_over = True
+            change = await to_the_end(self._move_over(plan))
+        except BaseException:
+            if fresh and not (moved_over and await self._is_meant(digest)):
+                self._residency.retire(digest)
+            raise
+        finally:
+            if lease is not None:
+                lease.release()
+        return replace(change, load_seconds=seconds)
+
+    async def let_go(self, digest: str) -> None:
+        """Free weights once nobody holds them, unless some name still means them."""
+        if not await self._is_meant(digest):
+            self._residency.retire(digest)
+
+    async def _warm(self, digest: str) -> None:
+        tokens = self._engine.encode("Hello") or (0,)
+        request = GenerateRequest(f"warm-{uuid.uuid4().hex}", tokens, _ONE_TOKEN, digest)
+        async with closing(self._engine.generate(request)) as events:
+            async for event in events:
+                if isinstance(event, Finished) and event.reason == "abort":
+                    raise EngineFailed(f"The engine gave no answer under the new weights {digest[:12]}")
+
+    async def _move_over(self, plan: Plan) -> Change:
+        started = self._clock()
+        try:
+            ref = await asyncio.to_thread(plan.move)
+        finally:
+            self._names.forget()
+        seconds = self._clock() - started
+        self._residency.keep(ref.digest)
+        change = Change(ref=ref, previous=plan.old, switch_seconds=seconds)
+        old = plan.old
+        if old is None or old.digest == ref.digest:
+            return change
+        try:
+            if plan.mode == "immediate":
+                change = replace(change, moved=await self._switch(old, ref))
+        finally:
+            await self.let_go(old.digest)
+        self._metrics.replaced(plan.mode)
+        return change
+
+    async def _switch(self, old: AdapterRef, new: AdapterRef) -> int:
+        try:
+            return await self._residency.move(old.digest, new.digest)
+        except LoradexError as error:
+            raise EngineFailed(
+                f"New requests get `{new}`, but running ones could not be switched and finish on `{old}`: "
+                f"{error.message}",
+                hint=f"Nothing is lost: wait for them, or go back with `loradex adapter rollback {new.name}`",
+            ) from error
+
+    async def _is_meant(self, digest: str) -> bool:
+        """Return whether the bare form or an alias of an enabled name means these weights.
+
+        A registry that cannot be read counts as no: weights that were freed too early are loaded again on demand.
+        """
+        try:
+            records = await asyncio.to_thread(self._registry.list, self._engine.info.digest)
+        except RegistryFailed:
+            return False
+        for record in records:
+            numbers = {record.current, *record.aliases.values()} if record.enabled else set()
+            if any(version.version in numbers and version.digest == digest for version in record.versions):
+                return True
+        return False
