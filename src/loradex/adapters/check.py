@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loradex.adapters.adapter import Adapter, LoraLayer
+from loradex.adapters.files import find_files
 from loradex.adapters.header import read_header
 from loradex.adapters.keys import kind
 from loradex.adapters.listing import listed, printable
-from loradex.adapters.read import examine
+from loradex.adapters.read import Examined, examine
 from loradex.adapters.values import not_finite
 from loradex.core.model import LinearShape, ModelInfo
 from loradex.errors import AdapterInvalid, Problem
@@ -70,19 +71,27 @@ def check(adapter: Adapter, base: ModelInfo, max_rank: int, *, strict_base: bool
 
 
 def check_folder(folder: Path, base: ModelInfo, max_rank: int, *, strict_base: bool = False) -> CheckReport:
-    """Read and check the adapter in a folder; every problem is in the report, those of its structure first.
+    """Read and check the adapter in a folder.
 
     Raises:
         FilesNotFound: there is no adapter in the folder.
     """
-    found = examine(folder)
+    return check_examined(examine(find_files(folder)), base, max_rank, strict_base=strict_base)
+
+
+def check_examined(found: Examined, base: ModelInfo, max_rank: int, *, strict_base: bool = False) -> CheckReport:
+    """Check what was read: the report has every problem, those of the files themselves first.
+
+    Raises:
+        FilesNotFound: the files are gone.
+    """
     if found.header is None:
         return _report(found.adapter, list(found.problems), [])
     report = check(found.adapter, base, max_rank, strict_base=strict_base)
-    problems = list(found.problems)
-    # Where nothing could be read, the reasons are listed already: that nothing matched is no news.
-    problems += [one for one in report.problems if found.adapter.layers or not problems or one.code != "no_match"]
-    return _report(found.adapter, problems, list(report.warnings))
+    # Where nothing could be read, the reasons are listed already: that nothing matches is no news.
+    known = bool(found.problems) and not found.adapter.layers
+    fresh = [problem for problem in report.problems if not (known and problem.code == "no_match")]
+    return replace(report, problems=(*found.problems, *fresh))
 
 
 def _report(adapter: Adapter, problems: list[Problem], warnings: list[Problem]) -> CheckReport:

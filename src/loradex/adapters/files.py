@@ -24,8 +24,12 @@ _OTHERS = (
 
 @dataclass(frozen=True, slots=True)
 class AdapterFiles:
-    """The two files of an adapter. `pickled` marks weights in PyTorch's old format, which are not read by default."""
+    """The two files of an adapter, in `folder` or linked from there.
 
+    `pickled` marks weights in PyTorch's old format, which are not read by default.
+    """
+
+    folder: Path
     config: Path
     weights: Path
     pickled: bool
@@ -46,7 +50,7 @@ def find_files(folder: Path) -> AdapterFiles:
         home = _adapter_folder(folder)
         for name, pickled in ((WEIGHTS, False), (PICKLED, True)):
             if (home / name).is_file():
-                return AdapterFiles(home / CONFIG, home / name, pickled)
+                return AdapterFiles(home, home / CONFIG, home / name, pickled)
     except (OSError, ValueError) as error:  # a name too long, a null byte, no permission
         raise FilesNotFound(f"No adapter at {str(folder)[:200]!r}: {error}") from error
     raise FilesNotFound(f"No adapter at {home}: {WEIGHTS} is missing")

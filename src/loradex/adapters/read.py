@@ -9,12 +9,12 @@ from pathlib import Path
 from loradex.adapters.adapter import Adapter, LoraLayer
 from loradex.adapters.config import LoraConfig, read_config
 from loradex.adapters.digest import digest_files
-from loradex.adapters.files import MAX_WEIGHTS_BYTES, find_files
+from loradex.adapters.files import MAX_WEIGHTS_BYTES, AdapterFiles, find_files
 from loradex.adapters.header import Header, read_header
 from loradex.adapters.keys import Foreign, foreign, parse_key
 from loradex.adapters.listing import listed
 from loradex.adapters.values import DTYPES
-from loradex.errors import AdapterInvalid, Problem
+from loradex.errors import AdapterInvalid, FilesNotFound, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +37,23 @@ def read_adapter(folder: Path) -> Adapter:
         FilesNotFound: there is no adapter in the folder.
         AdapterInvalid: it cannot be served as it is; lists every reason.
     """
-    found = examine(folder)
+    found = examine(find_files(folder))
     if found.problems:
         raise AdapterInvalid(f"The adapter at {folder} cannot be served", found.problems)
     return found.adapter
 
 
-def examine(folder: Path) -> Examined:
+def examine(files: AdapterFiles, digest: str | None = None) -> Examined:
     """Read the structure of a PEFT adapter as far as it can be understood.
 
+    `digest` is given by who has just made it; else all the bytes are read for it.
+
     Raises:
-        FilesNotFound: there is no adapter in the folder.
+        FilesNotFound: a file is gone or cannot be read.
     """
-    files = find_files(folder)
     config, found = read_config(files.config)
     problems = list(found)
-    header, size = None, files.weights.stat().st_size
+    header, size = None, _size(files.weights)
     if files.pickled:
         problems.append(_pickled(files.weights.name))
     elif size > MAX_WEIGHTS_BYTES:
@@ -67,9 +68,10 @@ def examine(folder: Path) -> Examined:
     if header is not None:
         layers, found_in_tensors = _layers(header, config)
         problems += found_in_tensors
+        digest = digest or digest_files(files.config, files.weights)
     adapter = Adapter(
-        digest=digest_files(files.config, files.weights) if header is not None else "",
-        path=files.config.parent,
+        digest=digest or "",
+        path=files.folder,
         layers=layers,
         rank=max((layer.rank for layer in layers.values()), default=0),
         parameters=sum(layer.rank * (layer.in_features + layer.out_features) for layer in layers.values()),
@@ -77,6 +79,13 @@ def examine(folder: Path) -> Examined:
         base_model=config.base_model if config else None,
     )
     return Examined(adapter, config, header, tuple(problems))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise FilesNotFound(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _pickled(name: str) -> Problem:

@@ -92,3 +92,4 @@ class Staged:
     report: CheckReport
     source: str
     base: ModelInfo
+    config: Mapping[str, Any]

@@ -1,28 +1,66 @@
-"""Names, versions, aliases and history of adapters."""
+"""Names, versions, aliases and history of adapters, and their files; every verb is all or nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import builtins
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from loradex.adapters.adapter import Adapter
-from loradex.adapters.check import CheckReport
+from loradex.adapters.check import CheckReport, check_examined
+from loradex.adapters.files import MAX_WEIGHTS_BYTES, AdapterFiles, find_files
+from loradex.adapters.read import Examined, examine
 from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef, Reference
 from loradex.core.model import ModelInfo
+from loradex.errors import AdapterDamaged, AdapterNotFound, Conflict, FilesNotFound, RegistryFailed
+from loradex.registry import changes, store
+from loradex.registry.blobs import STALE_SECONDS, Blobs
+from loradex.registry.database import Database
 from loradex.registry.records import AdapterRecord, HistoryEntry, Staged, VersionRecord
+from loradex.registry.selecting import check_new_alias, check_new_name, pinned, select, unknown_name
+from loradex.registry.source import find_source
+from loradex.registry.staging import copy_in
 
 __all__ = ["AdapterRecord", "HistoryEntry", "Registry", "Staged", "VersionRecord"]
 
 
 class Registry:
-    """Signatures first; the bodies follow in the next commit."""
+    """The adapters of one data folder. Safe from several threads and processes."""
 
     def __init__(self, home: Path, *, busy_seconds: float = 10.0) -> None:
-        raise NotImplementedError
+        """Open the registry in `home`, made where it is missing; waits up to `busy_seconds` for other writers.
+
+        Raises:
+            RegistryFailed: it cannot be made or opened.
+        """
+        self.home = Path(home)
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            self._blobs = Blobs(self.home / "blobs")
+        except OSError as error:
+            raise RegistryFailed(f"The data folder {home} cannot be made: {error.strerror or error}") from error
+        self._database = Database(self.home, busy_seconds)
+        self._staged: Counter[str] = Counter()  # what this process may still commit
+        self._lock = threading.Lock()
+        self._blobs.sweep()
+        self._collect([digest for digest, age in self._blobs.stored() if age > STALE_SECONDS])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the store."""
-        raise NotImplementedError
+        self._database.close()
 
     def check(
         self,
@@ -34,8 +72,17 @@ class Registry:
         allowed: Sequence[Path] | None = None,
         strict_base: bool = False,
     ) -> CheckReport:
-        """Read and check without storing anything; never raises AdapterInvalid: the report has the problems."""
-        raise NotImplementedError
+        """Check an adapter as `stage` does, and report instead of refusing; nothing stays behind.
+
+        Raises:
+            PathNotAllowed, FilesNotFound, MissingExtra, RegistryFailed: as for `stage`.
+            AdapterInvalid: pickled weights, allowed by `allow_pickle`, cannot be converted.
+        """
+        files = find_source(folder, allowed)
+        if not (files.pickled and allow_pickle):
+            return check_examined(examine(files), base, max_rank, strict_base=strict_base)
+        with self._copied(files) as (_, found):
+            return check_examined(found, base, max_rank, strict_base=strict_base)
 
     def stage(
         self,
@@ -47,57 +94,213 @@ class Registry:
         allowed: Sequence[Path] | None = None,
         strict_base: bool = False,
     ) -> Staged:
-        """Read, check and store; nothing is registered."""
-        raise NotImplementedError
+        """Copy an adapter into the store and check the copy; nothing is registered.
+
+        Hand the result to `commit` or to `discard`. `allowed` are the folders from which may be read, None for all.
+
+        Raises:
+            PathNotAllowed: the folder, or a file in it, lies outside the allowed folders.
+            FilesNotFound: there is no adapter in the folder.
+            AdapterInvalid: it cannot be served; lists every problem. Nothing stays behind.
+            MissingExtra: pickled weights are allowed, but torch is not installed.
+            RegistryFailed: the copy cannot be written.
+        """
+        files = find_source(folder, allowed)
+        name = Path(folder).name or str(folder)
+        if (files.pickled and not allow_pickle) or _size(files.weights) > MAX_WEIGHTS_BYTES:
+            # Refused before anything is copied.
+            check_examined(examine(files), base, max_rank, strict_base=strict_base).raise_if_bad(name)
+        with self._copied(files) as (temporary, found):
+            report = check_examined(found, base, max_rank, strict_base=strict_base)
+            report.raise_if_bad(name)
+            self._hold(report.digest, 1)
+            try:
+                path = self._blobs.publish(temporary, report.digest)
+            except OSError as error:
+                self._hold(report.digest, -1)
+                raise _failed("stored", files, error) from error
+        source = os.fsencode(files.folder).decode("utf-8", "replace")
+        return Staged(replace(found.adapter, path=path), report, source, base, found.config.raw if found.config else {})
 
     def discard(self, staged: Staged) -> None:
-        """Remove the stored files of what will not be committed, unless a version refers to them."""
-        raise NotImplementedError
+        """Remove the files of what will not be committed, unless a version, or another `stage`, needs them."""
+        self._hold(staged.adapter.digest, -1)
+        with suppress(RegistryFailed):  # they are swept later
+            self._collect([staged.adapter.digest])
 
     def commit(self, name: str, staged: Staged, *, actor: str = "", serve: bool = False) -> AdapterRef:
-        """Register what was staged, in one transaction."""
-        raise NotImplementedError
+        """Register what was staged, in one transaction, and enable the name.
+
+        Content that the name has already keeps its number. `serve` makes the bare name mean this version.
+
+        Raises:
+            InvalidRequest: the name breaks the grammar or is reserved.
+            Conflict: the staged files were removed meanwhile.
+            RegistryFailed: the store cannot be written. Nothing was changed.
+        """
+        check_new_name(name)
+        digest = staged.adapter.digest
+        with self._database.write() as connection:
+            if not self._blobs.has(digest):
+                raise Conflict(f"The files of `{name}` were removed meanwhile", hint="Add the adapter again")
+            number = changes.add(connection, name, staged, actor, serve)
+        self._hold(digest, -1)
+        return AdapterRef(name, number, digest)
 
     def resolve(self, reference: Reference | str, base: str | None = None) -> AdapterRef:
-        """Return the version that a reference means."""
-        raise NotImplementedError
+        """Return the version that a reference means, for the base model with this digest.
+
+        Raises:
+            InvalidRequest: the reference breaks the grammar.
+            AdapterNotFound: no such name, version, alias or digest, or the name is disabled; the message names what is
+                near.
+        """
+        if isinstance(reference, str):
+            reference = Reference.parse(reference)
+        with self._database.read() as connection:
+            if store.adapter_id(connection, reference.name) is None:
+                raise unknown_name(reference.name, store.names(connection, base))
+            _, record = changes.existing(connection, reference.name, base)
+        if not record.enabled:
+            raise AdapterNotFound(
+                f"The adapter `{record.name}` is disabled", hint=f"Enable it with `loradex load {record.name}`"
+            )
+        return pinned(record, select(record, reference))
 
     def adapter(self, digest: str, *, verify: bool = True) -> Adapter:
-        """Return the stored adapter."""
-        raise NotImplementedError
+        """Return a stored adapter; `verify` reads all of it again and compares.
+
+        Raises:
+            AdapterDamaged: its files are gone or differ from the digest.
+        """
+        try:
+            found = examine(find_files(self._blobs.path(digest)), None if verify else digest)
+        except FilesNotFound as error:
+            raise AdapterDamaged(f"The stored files of {digest[:12]} are gone: {error.message}") from error
+        if found.problems:
+            listed = "; ".join(problem.what for problem in found.problems)
+            raise AdapterDamaged(f"The stored files of {digest[:12]} are damaged: {listed}")
+        if found.adapter.digest != digest:
+            raise AdapterDamaged(
+                f"The stored files of {digest[:12]} have changed: they are {found.adapter.digest[:12]}"
+            )
+        return found.adapter
 
     def get(self, name: str, base: str | None = None) -> AdapterRecord:
-        """Return all that is known of a name, disabled or not."""
-        raise NotImplementedError
+        """Return all that is known of a name, disabled or not; with `base`, only what fits that base.
 
-    def list(self, base: str | None = None) -> list[AdapterRecord]:
-        """Return every name, disabled ones too; with `base`, only those with versions for it."""
-        raise NotImplementedError
+        Raises:
+            AdapterNotFound: there is none.
+        """
+        with self._database.read() as connection:
+            return changes.existing(connection, name, base)[1]
+
+    def list(self, base: str | None = None) -> builtins.list[AdapterRecord]:
+        """Return every name in order, disabled ones too; with `base`, only what fits that base."""
+        with self._database.read() as connection:
+            return store.records(connection, base)
 
     def promote(self, name: str, version: int, alias: str = DEFAULT_ALIAS, *, actor: str = "") -> AdapterRef:
-        """Point an alias at a version."""
-        raise NotImplementedError
+        """Point an alias at a version.
 
-    def remove_alias(self, name: str, alias: str, *, actor: str = "") -> None:
-        """Remove an alias."""
-        raise NotImplementedError
+        Raises:
+            AdapterNotFound: no such name or version.
+            InvalidRequest: the alias breaks the grammar or is reserved.
+        """
+        check_new_alias(alias)
+        with self._database.write() as connection:
+            return changes.point(connection, name, version, alias, actor, "promote")
+
+    def remove_alias(self, name: str, alias: str, *, actor: str = "", base: str | None = None) -> None:
+        """Remove an alias, from every base or from one.
+
+        Raises:
+            AdapterNotFound: no such name or alias.
+        """
+        with self._database.write() as connection:
+            changes.unalias(connection, name, alias, actor, base)
 
     def previous(self, name: str, base: str | None = None) -> AdapterRef:
-        """Return what a bare name meant before the last change of its meaning."""
-        raise NotImplementedError
+        """Return what the bare name meant before its meaning last changed, of what still exists.
+
+        Raises:
+            AdapterNotFound: no such name, or it never meant anything else.
+        """
+        with self._database.read() as connection:
+            return changes.earlier(connection, name, base)
 
     def rollback(self, name: str, *, actor: str = "", base: str | None = None) -> AdapterRef:
-        """Point `default` at what the bare name meant before."""
-        raise NotImplementedError
+        """Point the alias `default` at `previous`; once more goes forward again.
+
+        Raises:
+            AdapterNotFound: as for `previous`.
+        """
+        with self._database.write() as connection:
+            target = changes.earlier(connection, name, base)
+            return changes.point(connection, name, target.version, DEFAULT_ALIAS, actor, "rollback")
 
     def enable(self, name: str, enabled: bool, *, actor: str = "") -> None:
-        """Show or hide a name."""
-        raise NotImplementedError
+        """Show or hide a name: a disabled one is not found by `resolve`, and loses nothing.
+
+        Raises:
+            AdapterNotFound: no such name.
+        """
+        with self._database.write() as connection:
+            changes.switch(connection, name, enabled, actor)
 
     def remove(self, name: str, version: int | None = None, *, actor: str = "") -> None:
-        """Remove a version, or the whole name."""
-        raise NotImplementedError
+        """Remove a version, or the whole name with its history, and the files that nothing refers to any more.
 
-    def history(self, name: str) -> list[HistoryEntry]:
-        """Return every change of a name, oldest first."""
-        raise NotImplementedError
+        The last version takes the name with it.
+
+        Raises:
+            AdapterNotFound: no such name or version.
+            Conflict: an alias points to the version.
+        """
+        with self._database.write() as connection:
+            digests = changes.drop(connection, name, version, actor)
+        with suppress(RegistryFailed):  # the name is gone; files that could not be removed are swept later
+            self._collect(digests)
+
+    def history(self, name: str) -> builtins.list[HistoryEntry]:
+        """Return every change of a name, oldest first.
+
+        Raises:
+            AdapterNotFound: no such name.
+        """
+        with self._database.read() as connection:
+            return store.entries(connection, changes.existing(connection, name)[0])
+
+    @contextmanager
+    def _copied(self, files: AdapterFiles) -> Iterator[tuple[Path, Examined]]:
+        with ExitStack() as stack:
+            try:
+                temporary = stack.enter_context(self._blobs.staging())
+                digest = copy_in(files, temporary)
+            except OSError as error:
+                raise _failed("copied", files, error) from error
+            yield temporary, examine(find_files(temporary), digest)
+
+    def _hold(self, digest: str, by: int) -> None:
+        with self._lock:
+            self._staged[digest] = max(0, self._staged[digest] + by)
+
+    def _collect(self, digests: Sequence[str]) -> None:
+        # Under the write lock nobody can commit: what has no version now has none until the files are gone.
+        if not digests:
+            return
+        with self._database.write() as connection:
+            for digest in dict.fromkeys(digests):
+                if not self._staged[digest] and not store.references(connection, digest):
+                    self._blobs.remove(digest)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise FilesNotFound(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _failed(what: str, files: AdapterFiles, error: OSError) -> RegistryFailed:
+    return RegistryFailed(f"The adapter at {files.folder} could not be {what}: {error.strerror or error}")
