@@ -9,11 +9,10 @@ digest where it goes on: `1f2e3d4c: he|5a6b7c8d: llo`. Sampling never changes wh
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 from collections.abc import AsyncIterator, Sequence
 
 from loradex.adapters.adapter import Adapter
+from loradex.adapters.base_model import model_digest
 from loradex.core.event import Event
 from loradex.core.model import LinearShape, ModelInfo
 from loradex.core.prompt import ChatPrompt, Prompt
@@ -23,6 +22,7 @@ from loradex.engine.config import EngineConfig
 from loradex.engine.echo import EOS, Echo
 from loradex.errors import AdapterDamaged, Conflict, EngineFailed, EngineStopped, InvalidRequest, Overloaded
 
+ARCHITECTURE = "FakeForCausalLM"
 LAYERS = 2
 MAX_MODEL_LEN = 4096
 
@@ -270,12 +270,12 @@ def _info(config: EngineConfig) -> ModelInfo:
     return ModelInfo(
         id=config.served_name or path.rstrip("/").rpartition("/")[2],
         path=path,
-        architecture="FakeForCausalLM",
+        architecture=ARCHITECTURE,
         dtype="float32",
         device="cpu",
         vocab_size=EOS + 1,
         max_model_len=config.max_model_len or MAX_MODEL_LEN,
         linears=linears,
-        digest=hashlib.sha256(json.dumps(["FakeForCausalLM", sorted(linears)]).encode()).hexdigest(),
+        digest=model_digest(ARCHITECTURE, linears),
         has_chat_template=True,
     )

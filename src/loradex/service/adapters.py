@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import builtins
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import replace as with_values
 from functools import partial
 from pathlib import Path
@@ -17,11 +16,12 @@ from loradex.engine.base import Engine, Resident
 from loradex.errors import AdapterNotFound, Conflict
 from loradex.registry.records import AdapterRecord, HistoryEntry, Staged, VersionRecord
 from loradex.registry.registry import Registry
+from loradex.registry.selecting import select
 from loradex.service.ending import to_the_end
 from loradex.service.names import Names
 from loradex.service.replace import Mode, Plan, Replacer
 from loradex.service.residency import Hold, Residency
-from loradex.service.staging import Staging
+from loradex.service.staging import staged
 from loradex.service.views import AdapterView, Change, VersionState
 
 __all__ = ["Adapters", "Mode"]
@@ -53,7 +53,6 @@ class Adapters:
         self._max_rank = max_lora_rank
         self._allow_dirs = tuple(allow_dirs)
         self._clock = clock
-        self._staging = Staging(registry)
         # Weak, so that made-up names cannot fill the memory: a lock lives while a verb holds or awaits it.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -95,10 +94,10 @@ class Adapters:
             if old is not None and not replace:
                 raise Conflict(f"The adapter `{name}` exists already", hint="Replace it, or choose another name")
             started = self._clock()
-            async with self._stage(path, trusted, allow_pickle) as staged:
+            async with staged(self._registry, self._stage(path, trusted, allow_pickle)) as candidate:
                 seconds = self._clock() - started
-                move = partial(self._registry.commit, name, staged, actor=actor, serve=True)
-                change = await self._replacer.carry_out(Plan(name, staged.adapter, move, old, mode, load))
+                move = partial(candidate.commit, name, actor)
+                change = await self._replacer.carry_out(Plan(name, candidate.adapter, move, old, mode, load))
         return with_values(change, stage_seconds=seconds)
 
     async def check(self, path: Path, *, trusted: bool = False, allow_pickle: bool = False) -> CheckReport:
@@ -176,7 +175,9 @@ class Adapters:
         """
         async with self._alone(name):
             old = await self._meaning(Reference(name, alias=alias))
-            await self._change(partial(self._registry.remove_alias, name, alias, actor=actor), [old] if old else [])
+            base = self._engine.info.digest
+            work = partial(self._registry.remove_alias, name, alias, actor=actor, base=base)
+            await self._change(work, [old] if old else [])
 
     async def remove(self, name: str, version: int | None = None, *, actor: str = "") -> None:
         """Remove a version, or the whole name. Running answers finish.
@@ -194,18 +195,26 @@ class Adapters:
             ]
             await self._change(partial(self._registry.remove, name, version, actor=actor), gone)
 
-    async def load(self, reference: str) -> Change:
-        """Make the version that `reference` means resident.
+    async def load(self, reference: str, *, actor: str = "") -> Change:
+        """Make the version that `reference` means resident. A name that was disabled is enabled again.
 
         Raises:
             InvalidRequest, AdapterNotFound: about the reference.
-            Overloaded, EngineFailed, AdapterDamaged: it could not be loaded.
+            Overloaded, EngineFailed, AdapterDamaged: it could not be loaded; a disabled name stays so.
         """
-        started = self._clock()
-        ref = await self._names.resolve(Reference.parse(reference))
-        lease = await self._residency.acquire(ref.digest, name=ref.name)
-        self._residency.keep(ref.digest)
-        lease.release()
+        wanted = Reference.parse(reference)
+        async with self._alone(wanted.name):
+            started = self._clock()
+            record = await asyncio.to_thread(self._registry.get, wanted.name, self._engine.info.digest)
+            version = select(record, wanted)
+            lease = await self._residency.acquire(version.digest, name=wanted.name)
+            try:
+                if not record.enabled:
+                    await self._change(partial(self._registry.enable, wanted.name, True, actor=actor), [])
+                self._residency.keep(version.digest)
+            finally:
+                lease.release()
+        ref = AdapterRef(wanted.name, version.version, version.digest)
         return Change(ref=ref, load_seconds=self._clock() - started)
 
     async def unload(self, reference: str, *, disable: bool = False, actor: str = "") -> AdapterView:
@@ -213,7 +222,7 @@ class Adapters:
 
         Args:
             reference: which.
-            disable: also take the name out of the model list (vLLM's unload); `add` brings it back.
+            disable: also take the name out of the model list (vLLM's unload); `add` and `load` bring it back.
             actor: who asks, for the history.
 
         Raises:
@@ -221,18 +230,14 @@ class Adapters:
         """
         wanted = Reference.parse(reference)
         async with self._alone(wanted.name):
-            record = await asyncio.to_thread(self._registry.get, wanted.name)
+            record = await asyncio.to_thread(self._registry.get, wanted.name, self._engine.info.digest)
             if disable:
                 if not record.enabled:
                     raise AdapterNotFound(f"The adapter `{wanted.name}` is disabled already")
                 await self._change(partial(self._registry.enable, wanted.name, False, actor=actor), [])
             bare = wanted == Reference(wanted.name)
-            digests = (
-                {version.digest for version in record.versions}
-                if bare
-                else {(await self._names.resolve(wanted, again=True)).digest}
-            )
-            for digest in digests:
+            versions = record.versions if bare else (select(record, wanted),)
+            for digest in {version.digest for version in versions}:
                 self._residency.retire(digest)
         return await self.get(wanted.name)
 
@@ -251,16 +256,14 @@ class Adapters:
         except AdapterNotFound:
             return None
 
-    def _stage(self, path: Path, trusted: bool, allow_pickle: bool) -> AbstractAsyncContextManager[Staged]:
-        return self._staging.hold(
-            partial(
-                self._registry.stage,
-                path,
-                self._engine.info,
-                max_rank=self._max_rank,
-                allow_pickle=allow_pickle,
-                allowed=None if trusted else self._allow_dirs,
-            )
+    def _stage(self, path: Path, trusted: bool, allow_pickle: bool) -> Callable[[], Staged]:
+        return partial(
+            self._registry.stage,
+            path,
+            self._engine.info,
+            max_rank=self._max_rank,
+            allow_pickle=allow_pickle,
+            allowed=None if trusted else self._allow_dirs,
         )
 
     async def _to_version(
@@ -283,7 +286,7 @@ class Adapters:
         await to_the_end(all_of_it())
 
     def _views(self, records: Sequence[AdapterRecord]) -> builtins.list[AdapterView]:
-        holds = self._residency.holds()
+        holds = self._residency.states()
         residents = {resident.digest: resident for resident in self._engine.resident()}
         return [
             AdapterView(record, tuple(_state(each, holds, residents) for each in record.versions)) for record in records

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -12,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from loradex.core.adapter import BASE, AdapterRef
 from loradex.engine.base import Engine
+from loradex.errors import EngineStopped
 from loradex.service.residency import Residency
 
 MAX_LABELS = 1000
@@ -121,7 +123,7 @@ class _State(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield ours, then vLLM's."""
-        holds = self._residency.holds().values()
+        holds = self._residency.states().values()
         queued = sum(hold.waiting for hold in holds)
         running = sorted({name for hold in holds if hold.resident for name in hold.names})
         waiting = sorted({name for hold in holds if hold.waiting for name in hold.names})
@@ -131,7 +133,8 @@ class _State(Collector):
         evictions, failures = self._residency.evictions, self._residency.failed_loads
         yield CounterMetricFamily("loradex_adapter_evictions", "Adapters that made room for others", evictions)
         yield CounterMetricFamily("loradex_adapter_load_failures", "Loads that failed", failures)
-        yield from self._engine_state(queued)
+        with suppress(EngineStopped):  # a scrape after the end still gets what was counted
+            yield from self._engine_state(queued)
         yield from self._totals(self._engine.info.id)
         info = GaugeMetricFamily(
             "vllm:lora_requests_info",

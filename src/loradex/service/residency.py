@@ -152,7 +152,7 @@ class Residency:
         """Return whether the weights take a slot: resident, or on their way in or out."""
         return digest in self._entries
 
-    def holds(self) -> dict[str, Hold]:
+    def states(self) -> dict[str, Hold]:
         """Return a snapshot of everything that is resident, on its way, or waited for."""
         waiting: dict[str, list[str]] = {}
         for waiter in self._waiters:

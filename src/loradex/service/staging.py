@@ -1,54 +1,68 @@
-"""Adapters that are checked and stored, but not registered yet: what is not registered in the end leaves the store."""
+"""An adapter that is checked and stored, but not registered yet: if it never is, its files leave the store."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
+from loradex.adapters.adapter import Adapter
+from loradex.core.adapter import AdapterRef
 from loradex.errors import RegistryFailed
 from loradex.registry.records import Staged
 from loradex.registry.registry import Registry
 from loradex.service.ending import to_the_end
 
 
-class Staging:
-    """Keeps count of what is staged, since two names may be given the same content at the same time."""
+class Candidate:
+    """What was staged, to be committed once or not at all."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, staged: Staged) -> None:
         self._registry = registry
-        self._held: Counter[str] = Counter()
+        self._staged = staged
+        self.committed = False
 
-    @asynccontextmanager
-    async def hold(self, stage: Callable[[], Staged]) -> AsyncIterator[Staged]:
-        """Stage in a thread, for the time of the block; if the block fails, the files are discarded.
+    @property
+    def adapter(self) -> Adapter:
+        """The adapter, in the store."""
+        return self._staged.adapter
+
+    def commit(self, name: str, actor: str) -> AdapterRef:
+        """Register it as the version that `name` means. Blocks, so it runs in a thread.
 
         Raises:
-            LoradexError: whatever `stage` raises.
+            Conflict: the staged files were removed meanwhile.
+            RegistryFailed: the store cannot be written. Nothing was changed.
         """
-        task = asyncio.ensure_future(asyncio.to_thread(stage))
-        try:
-            staged = await to_the_end(task)
-        except asyncio.CancelledError:
-            # The thread cannot be stopped; it has ended now, and what it stored is of no use.
-            if not task.cancelled() and task.exception() is None:
-                await self._discard(task.result())
-            raise
-        digest = staged.adapter.digest
-        self._held[digest] += 1
-        done = False
-        try:
-            yield staged
-            done = True
-        finally:
-            self._held[digest] -= 1
-            if not done:
-                await self._discard(staged)
+        ref = self._registry.commit(name, self._staged, actor=actor, serve=True)
+        self.committed = True
+        return ref
 
-    async def _discard(self, staged: Staged) -> None:
-        """Remove the files, unless another verb has staged the same content. Files that stay do no harm."""
-        if not self._held[staged.adapter.digest]:
-            del self._held[staged.adapter.digest]
+    def discard(self) -> None:
+        """Remove the files, where nothing else refers to them. Blocks. Files that cannot be removed do no harm."""
+        if not self.committed:
             with suppress(RegistryFailed):
-                await to_the_end(asyncio.to_thread(self._registry.discard, staged))
+                self._registry.discard(self._staged)
+
+
+@asynccontextmanager
+async def staged(registry: Registry, stage: Callable[[], Staged]) -> AsyncIterator[Candidate]:
+    """Stage in a thread, for the time of the block; what the block does not commit is discarded.
+
+    Raises:
+        LoradexError: whatever `stage` raises.
+    """
+    task = asyncio.ensure_future(asyncio.to_thread(stage))
+    try:
+        found = await to_the_end(task)
+    except asyncio.CancelledError:
+        # The thread could not be stopped; it has ended now, and what it stored is of no use.
+        if not task.cancelled() and task.exception() is None:
+            await to_the_end(asyncio.to_thread(Candidate(registry, task.result()).discard))
+        raise
+    candidate = Candidate(registry, found)
+    try:
+        yield candidate
+    finally:
+        if not candidate.committed:
+            await to_the_end(asyncio.to_thread(candidate.discard))
