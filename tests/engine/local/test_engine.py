@@ -190,6 +190,33 @@ async def test_a_step_that_breaks_fails_its_answers_and_not_the_engine(llama, ru
         assert engine.stats().blocks_free == engine.stats().blocks_total
 
 
+async def test_a_loop_that_breaks_leaves_nobody_waiting(llama, running: Running, monkeypatch) -> None:
+    async with running(llama) as engine:
+        endless = Sampling(temperature=0.0, max_tokens=200, ignore_eos=True)
+        stream = engine.generate(GenerateRequest("r", PROMPT, endless))
+        await anext(stream)
+        monkeypatch.setattr(engine._loop._scheduler, "plan", lambda: 1 / 0)
+        with pytest.raises(EngineFailed, match="division by zero"):
+            async for _ in stream:
+                pass
+        await until(lambda: not engine._loop.alive)
+        with pytest.raises(EngineStopped):
+            engine.stats()
+
+
+async def test_a_load_that_nobody_waits_for_any_more_harms_nothing(llama, running: Running) -> None:
+    async with running(llama, max_loras=3) as engine:
+        await engine.unload(llama.adapters[2].digest)
+        for pause in range(20):
+            load = asyncio.create_task(engine.load(llama.adapters[2]))
+            for _ in range(pause):
+                await asyncio.sleep(0)
+            load.cancel()
+            await asyncio.gather(load, return_exceptions=True)
+        await engine.load(llama.adapters[2])
+        assert (await collect(engine, llama.adapters[2].digest))[1]
+
+
 async def test_stopping_tells_those_who_wait(llama, running: Running) -> None:
     async with running(llama) as engine:
         endless = Sampling(temperature=0.0, max_tokens=200, ignore_eos=True)

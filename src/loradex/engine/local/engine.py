@@ -63,7 +63,8 @@ class LocalEngine:
         events = asyncio.get_running_loop()
 
         def post(messages: list[tuple[str, Message]]) -> None:
-            events.call_soon_threadsafe(self._deliver, messages)
+            if not events.is_closed():
+                events.call_soon_threadsafe(self._deliver, messages)
 
         runner, scheduler = await asyncio.to_thread(self._build, tell)
         self._loop = Loop(scheduler, runner, post)
@@ -147,7 +148,7 @@ class LocalEngine:
         return self._running().snapshot.stats
 
     def _running(self) -> Loop:
-        if self._loop is None:
+        if self._loop is None or not self._loop.alive:
             raise EngineStopped("The engine is not running")
         return self._loop
 

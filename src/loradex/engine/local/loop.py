@@ -77,6 +77,11 @@ class Loop:
         self._inbox.put((self._stop, None))
         self._thread.join()
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread still takes messages."""
+        return self._thread.is_alive()
+
     def submit(self, sequence: Sequence, output: Output) -> None:
         """Add a sequence. Its messages go to `post`."""
         job = _Job(sequence, output, time.monotonic())
@@ -119,11 +124,17 @@ class Loop:
         return answer
 
     def _run(self) -> None:
-        while not self._stopping:
-            self._receive(block=self._scheduler.idle)
-            if not self._stopping and not self._scheduler.idle:
-                self._tell(self._step())
-        self._tell([(key, EngineStopped("The engine was stopped")) for key in self._jobs])
+        reason: LoradexError = EngineStopped("The engine was stopped")
+        try:
+            while not self._stopping:
+                self._receive(block=self._scheduler.idle)
+                if not self._stopping and not self._scheduler.idle:
+                    self._tell(self._step())
+        except Exception as error:
+            # Not a step but the loop itself: nobody may wait for an answer that will never come.
+            log.exception("the engine's loop failed")
+            reason = EngineFailed(f"The engine failed: {error}", hint="Restart the server, and report the message")
+        self._post([(key, reason) for key in self._jobs])
         self._refuse_rest()
 
     def _receive(self, *, block: bool) -> None:
@@ -138,6 +149,8 @@ class Loop:
 
     def _carry_out(self, act: Callable[[], Any], answer: Future[Any] | None) -> None:
         """Do what a message asks for; whoever waits for the answer finds the snapshot up to date."""
+        if answer is not None and not answer.set_running_or_notify_cancel():
+            return  # nobody waits any more, so it is as if it had not been asked
         try:
             result = act()
         except LoradexError as error:
@@ -156,7 +169,7 @@ class Loop:
                 _, answer = self._inbox.get(block=False)
             except queue.Empty:
                 return
-            if answer is not None:
+            if answer is not None and answer.set_running_or_notify_cancel():
                 answer.set_exception(EngineStopped("The engine was stopped"))
 
     def _step(self) -> list[tuple[str, Message]]:
