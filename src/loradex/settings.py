@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -254,7 +254,11 @@ def _checked(key: str, raw: Any, source: str) -> Any:
     if key not in KEYS:
         raise _unknown(key, where, KEYS)
     try:
-        value = TypeAdapter(KEYS[key]).validate_python(_from_text(KEYS[key], raw) if isinstance(raw, str) else raw)
+        if isinstance(raw, str):
+            raw = _from_text(KEYS[key], raw)
+        elif isinstance(raw, list) and get_origin(KEYS[key]) is dict:
+            raw = _pairs(raw)
+        value = TypeAdapter(KEYS[key]).validate_python(raw)
         return _in_range(key, value)
     except ValidationError as error:
         raise ConfigInvalid(f"`{key}` is {shown!r} ({where}): {error.errors()[0]['msg']}", param=key) from error
@@ -274,17 +278,24 @@ def _from_text(kind: Any, text: str) -> Any:
     if get_origin(kind) is tuple:
         return [item for item in re.split(f"[,{os.pathsep}]" if Path in kinds else ",", text) if item]
     if get_origin(kind) is dict:
-        return json.loads(text) if text.lstrip().startswith("{") else _pairs(text)
+        return json.loads(text) if text.lstrip().startswith("{") else _pairs(filter(None, text.split(",")))
     return text
 
 
-def _pairs(text: str) -> dict[str, str]:
-    pairs = {}
-    for item in filter(None, text.split(",")):
-        name, sign, value = item.partition("=")
-        if not sign:
+def _pairs(items: Iterable[str]) -> dict[str, str]:
+    """Read `NAME=PATH`, or vLLM's `{"name": ..., "path": ...}`, of which each name may come once."""
+    pairs: dict[str, str] = {}
+    for item in items:
+        if item.lstrip().startswith("{"):
+            given = json.loads(item)
+            name, path = str(given.get("name", "")), str(given.get("path", ""))
+        else:
+            name, _, path = item.partition("=")
+        if not name.strip() or not path.strip():
             raise ValueError(f"{item!r} is not NAME=PATH")
-        pairs[name.strip()] = value.strip()
+        if name in pairs:
+            raise ValueError(f"{name!r} is there twice")
+        pairs[name.strip()] = path.strip()
     return pairs
 
 

@@ -90,7 +90,10 @@ class AsyncClient:
         return await self.send(wire.complete(model, prompt, False, options))
 
     async def stream(self, model: str, messages: wire.Messages, **options: Any) -> AsyncStream:
-        """Start a chat completion that arrives in pieces. Write `async with await client.stream(...)`. Raises what `chat` raises."""
+        """Start a chat completion that arrives in pieces. Raises what `chat` raises.
+
+        Write `async with await client.stream(...) as stream`.
+        """
         call = wire.chat(model, messages, True, options)
         request = self._http.build_request(call.method, call.path, json=call.body)
         try:

@@ -90,9 +90,9 @@ class HistoryEntry:
     when: str
     who: str
     action: str
+    alias: str | None = None
     from_version: int | None = None
     to_version: int | None = None
-    alias: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

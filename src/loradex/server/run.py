@@ -7,7 +7,7 @@ import contextlib
 import errno
 import socket
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 
 import uvicorn
 
@@ -26,6 +26,14 @@ class Server:
     """A real HTTP server over a service. It prints nothing; `url` says where it is once it is bound.
 
     Usage: `bind()`, so that a busy port shows before a model is loaded, then `run()`; or `background()` for both.
+
+    Args:
+        service: not started yet.
+        config: where to listen, and who may ask for what.
+        log_level: of the log, unless the program has set structlog up itself.
+        drain_seconds: how long answers under way may go on after the server was told to stop.
+        prepare: awaited when the service has started and before it takes its first request; what it raises ends the
+            server.
     """
 
     def __init__(
@@ -35,14 +43,18 @@ class Server:
         *,
         log_level: str = "info",
         drain_seconds: int = DRAIN_SECONDS,
+        prepare: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._service = service
         self._config = config
         self._log_level = log_level
+        self._prepare = prepare
         self._socket: socket.socket | None = None
+        self._app = create_app(service, config)
+        self._app.state.open = False
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
-                create_app(service, config),
+                self._app,
                 log_config=None,
                 access_log=False,
                 lifespan="off",
@@ -88,7 +100,7 @@ class Server:
         bound = [self._socket] if self._socket else None
         # Probes are answered while the model loads; everything else is told to come back.
         serving = asyncio.create_task(self._uvicorn.serve(sockets=bound))
-        starting = asyncio.create_task(self._service.start(progress))
+        starting = asyncio.create_task(self._start(progress))
         try:
             await asyncio.wait({serving, starting}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
@@ -102,6 +114,12 @@ class Server:
             await asyncio.gather(serving, starting, return_exceptions=True)
             self._socket = None
             await self._service.stop()
+
+    async def _start(self, progress: Progress | None) -> None:
+        await self._service.start(progress)
+        if self._prepare is not None:
+            await self._prepare()
+        self._app.state.open = True
 
     def stop(self) -> None:
         """Tell the server to stop once its answers have ended. Safe from any thread."""

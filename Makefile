@@ -1,0 +1,59 @@
+# Every target makes what it needs: a virtual environment in .venv, filled by plain pip. `make help` lists them.
+# Another interpreter: make test PYTHON=python3.12. Another place for the environment: VENV=/tmp/venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve-demo test lint format bench docs clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/.local  ## Serve the demo model: three experts in one batch, one of them replaced while it answers
+	$(BIN)/loradex demo
+
+serve-demo: $(VENV)/.local  ## The same, and leave the server running
+	$(BIN)/loradex demo --serve
+
+test: $(VENV)/.test  ## Run the tests (under two minutes on two cores; WORKERS=4 for more)
+	$(BIN)/python -m pytest -n $(WORKERS) -q
+
+lint: $(VENV)/.lint  ## Check style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.lint  ## Format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.local  ## Run the benchmarks, where benchmarks/ has some
+	@if [ -f benchmarks/run.py ]; then $(BIN)/python benchmarks/run.py; else echo "There is no benchmark yet."; fi
+
+docs: $(VENV)/.local  ## Write the reference pages of docs/reference from the code
+	$(BIN)/python docs/generate.py
+
+clean:  ## Remove the environment, caches and builds
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: each extra is installed once, and again when pyproject.toml changes.
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: Loradex needs Python 3.11 or newer; \`$(PYTHON)\` is $$($(PYTHON) --version 2>&1 || echo missing)"; \
+	  echo "  fix: install one and name it: make PYTHON=python3.12"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "error: \`$(PYTHON) -m venv\` failed"; \
+	  echo "  fix: install the venv module (Debian, Ubuntu: apt install python3-venv)"; exit 2; }
+	@touch $@
+
+$(VENV)/.%: $(VENV)/.made pyproject.toml
+	@echo "installing loradex[$*] into $(VENV) (the first time takes a few minutes)"
+	$(PIP) -e '.[$*]'
+	@touch $@

@@ -1,0 +1,206 @@
+"""`loradex adapter`: add, ls, show, check, promote, rollback, rm, history."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loradex.cli.command import HOME, TARGET, command
+from loradex.cli.output import Output, grid, human_count, human_size, human_time
+from loradex.cli.target import Target
+from loradex.core.adapter import DEFAULT_ALIAS
+from loradex.errors import AdapterInvalid
+
+if TYPE_CHECKING:
+    from loradex.client.views import AdapterView, Change
+
+app = typer.Typer(
+    name="adapter", help="Add, inspect, promote and remove adapters.", no_args_is_help=True, rich_markup_mode=None
+)
+
+FLAGS = (*TARGET, *HOME)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the adapter.", show_default=False)]
+Folder = Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the adapter.", show_default=False)]
+Base = Annotated[
+    Path | None,
+    typer.Option("--base", metavar="DIR", help="Folder of the base model; work without a server.", show_default=False),
+]
+Mode = Annotated[
+    str,
+    typer.Option("--mode", metavar="MODE", help="drain: running answers end as they began. immediate: they switch."),
+]
+
+
+@command(
+    app,
+    "add",
+    flags=FLAGS,
+    examples=("loradex adapter add medical ./medical-lora", "loradex adapter add legal ./legal --base ./llama"),
+)
+def add(
+    out: Output,
+    target: Target,
+    name: Name,
+    path: Folder,
+    base: Base = None,
+    mode: Mode = "drain",
+    replace: Annotated[bool, typer.Option(help="Let a new version take over a name that exists.")] = True,
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Accept `.bin` weights.")] = False,
+) -> None:
+    """Check an adapter and serve it under a name, as a new version where the name exists."""
+    verbs = target.adapters(base)
+    with out.progress() as progress:
+        progress("check, store and load", 0.0)
+        change = verbs.add(name, path.resolve(), mode=mode, replace=replace, allow_pickle=allow_pickle)
+    _show_change(out, change)
+    out.next(f'loradex run {name} "..."')
+
+
+@command(app, "ls", flags=FLAGS, examples=("loradex adapter ls", "loradex adapter ls --json"), hidden_alias="list")
+def ls(out: Output, target: Target) -> None:
+    """List the adapters."""
+    found = target.adapters().list()
+    out.table(
+        ("name", "version", "aliases", "rank", "size", "resident", "running"),
+        [_row(each) for each in found],
+        {"adapters": found},
+        [each.name for each in found],
+        empty="No adapters yet. Add one: loradex adapter add NAME PATH",
+    )
+
+
+@command(app, "show", flags=FLAGS, examples=("loradex adapter show medical", "loradex adapter show medical --json"))
+def show(out: Output, target: Target, name: Name) -> None:
+    """Show an adapter with all its versions."""
+    found = target.adapters().get(name)
+    marks = {each: ", ".join(alias for alias, at in found.aliases.items() if at == each) for each in _numbers(found)}
+    rows = [
+        (
+            f"{each.version}{' *' if each.version == found.current else ''}",
+            marks[each.version],
+            each.digest[:12],
+            str(each.rank),
+            human_count(each.parameters),
+            human_size(each.bytes),
+            "yes" if each.resident else "",
+            each.created_at[:19].replace("T", " "),
+            each.source,
+        )
+        for each in found.versions
+    ]
+    columns = ("version", "aliases", "digest", "rank", "weights", "size", "resident", "added (UTC)", "source")
+    out.table(columns, rows, found, [f"{name}@{each}" for each in _numbers(found)])
+    out.say("* is what the bare name means" if found.enabled else "This name is disabled: add it again to serve it")
+
+
+@command(
+    app, "check", flags=FLAGS, examples=("loradex adapter check ./medical-lora", "loradex adapter check ./x --base ./b")
+)
+def check(out: Output, target: Target, path: Folder, base: Base = None) -> None:
+    """Say whether an adapter fits the base model, with every problem and its fix. Nothing is stored."""
+    report = target.adapters(base).check(path.resolve())
+    if not report.ok and out.mode != "json":
+        raise AdapterInvalid(f"The adapter at `{path}` cannot be served", report.problems)
+    facts = [
+        ("fits", "yes"),
+        ("rank", str(report.rank)),
+        ("modules", ", ".join(report.modules)),
+        ("weights", f"{human_count(report.parameters)}, {human_size(report.bytes)}"),
+        ("trained on", report.base_model or "unknown"),
+        ("digest", report.digest),
+        *(("warning", str(each)) for each in report.warnings),
+    ]
+    out.data(report, grid(("", ""), facts), quiet=[report.digest])
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@command(
+    app,
+    "promote",
+    flags=FLAGS,
+    examples=("loradex adapter promote medical 3", "loradex adapter promote medical 4 --alias canary"),
+)
+def promote(
+    out: Output,
+    target: Target,
+    name: Name,
+    version: Annotated[int, typer.Argument(metavar="VERSION", help="Number of the version.", show_default=False)],
+    alias: Annotated[str, typer.Option("--alias", metavar="ALIAS", help="The alias to move.")] = DEFAULT_ALIAS,
+    mode: Mode = "drain",
+) -> None:
+    """Point an alias at a version; the alias `default` is what the bare name means."""
+    _show_change(out, target.adapters().promote(name, version, alias, mode=mode), alias)
+
+
+@command(
+    app,
+    "rollback",
+    flags=FLAGS,
+    examples=("loradex adapter rollback medical", "loradex adapter rollback medical --mode immediate"),
+)
+def rollback(out: Output, target: Target, name: Name, mode: Mode = "drain") -> None:
+    """Go back to the version that the name meant before the last change."""
+    _show_change(out, target.adapters().rollback(name, mode=mode))
+
+
+@command(
+    app,
+    "rm",
+    flags=FLAGS,
+    examples=("loradex adapter rm medical", "loradex adapter rm medical --version 2"),
+    hidden_alias="remove",
+)
+def rm(
+    out: Output,
+    target: Target,
+    name: Name,
+    version: Annotated[int | None, typer.Option("--version", metavar="N", help="Only this version.")] = None,
+) -> None:
+    """Remove an adapter with all its versions, or one version."""
+    target.adapters().remove(name, version)
+    removed = name if version is None else f"{name}@{version}"
+    out.data({"removed": removed}, f"removed {removed}", quiet=[removed])
+
+
+@command(
+    app, "history", flags=FLAGS, examples=("loradex adapter history medical", "loradex adapter history medical --json")
+)
+def history(out: Output, target: Target, name: Name) -> None:
+    """List what was changed, when and by whom."""
+    found = target.adapters().history(name)
+    rows = [(each.when[:19].replace("T", " "), each.who, each.action, each.alias, _step(each)) for each in found]
+    out.table(
+        ("when (UTC)", "who", "what", "alias", "version"), rows, {"history": found}, [each.action for each in found]
+    )
+
+
+def _step(entry: object) -> str:
+    before, after = getattr(entry, "from_version", None), getattr(entry, "to_version", None)
+    return f"{before or '-'} -> {after or '-'}"
+
+
+def _numbers(adapter: AdapterView) -> list[int]:
+    return [each.version for each in adapter.versions]
+
+
+def _row(adapter: AdapterView) -> tuple[object, ...]:
+    now = adapter.current_version
+    aliases = ", ".join(f"{alias}={at}" for alias, at in sorted(adapter.aliases.items()))
+    if now is None:
+        return (adapter.name, "-", aliases, "", "", "", "")
+    state = "yes" if now.resident else "" if adapter.enabled else "disabled"
+    return (adapter.name, now.version, aliases, now.rank, human_size(now.bytes), state, now.running)
+
+
+def _show_change(out: Output, change: Change, alias: str = DEFAULT_ALIAS) -> None:
+    ref = f"{change.name}@{change.version}"
+    said = f"{change.name if alias == DEFAULT_ALIAS else f'{change.name}@{alias}'} is now version {change.version}"
+    if change.previous is not None:
+        said += f" (before: {change.previous.version})"
+    if change.load_seconds:
+        said += f", loaded in {human_time(change.load_seconds)}, switched in {human_time(change.switch_seconds)}"
+    out.data(change, said, quiet=[ref])

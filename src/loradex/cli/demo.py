@@ -1,0 +1,207 @@
+"""`loradex demo`: the product in one minute, on the model that ships with the package."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from loradex.cli.command import Flag, command
+from loradex.cli.output import Output, grid, human_time
+from loradex.cli.stack import add_adapters, make_service
+from loradex.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from loradex.cli.demo_assets import DemoAssets
+    from loradex.cli.scenario import Facts
+    from loradex.server.run import Server
+
+FLAGS = (
+    Flag("engine.dtype", ("--dtype",), "auto, float32, bfloat16 or float16.", "TYPE"),
+    Flag("engine.device", ("--device",), "auto, cpu, cuda or cuda:N.", "DEVICE"),
+    Flag("engine.threads", ("--threads",), "CPU threads.", "N"),
+    Flag("server.port", ("--port",), "With --serve: port to listen on.", "PORT"),
+)
+
+_SNIPPET = """\
+from openai import OpenAI
+
+client = OpenAI(base_url="{url}/v1", api_key="none")
+question = [{{"role": "user", "content": "{question}"}}]
+for model in ("base", "medical", "legal"):
+    answer = client.chat.completions.create(model=model, messages=question, temperature=0)
+    print(model, "->", answer.choices[0].message.content)"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the root."""
+    command(app, "demo", flags=FLAGS, examples=("loradex demo", "loradex demo --serve --port 8080"))(demo)
+
+
+def demo(
+    out: Output,
+    settings: Settings,
+    stay: Annotated[bool, typer.Option("--serve", help="Leave the server running.")] = False,
+    engine: Annotated[str, typer.Option("--engine", hidden=True)] = "local",
+) -> None:
+    """Three experts in one batch, one replaced while it answers.
+
+    The real server, with a base model and adapters that ship with the package: a toy that has learnt a few hundred
+    answers by heart. Ends with an error where anything that it shows is not so.
+    """
+    from loradex.cli.demo_assets import read_assets
+
+    assets = read_assets()
+    with _home() as home:
+        if stay:
+            _serve(out, assets, _settings(settings, assets, home, engine))
+            return
+        facts = _play(out, assets, _settings(settings, assets, home, engine, port=0))
+    out.data({**asdict(facts), "ok": facts.ok}, _shown(facts), quiet=["ok" if facts.ok else "failed"])
+    if not facts.ok:
+        raise typer.Exit(1)
+    out.say("\nWhat to try next", style="bold")
+    out.next("loradex demo --serve              leave this server running, then ask it with the openai package")
+    out.next("loradex serve MODEL --adapter NAME=PATH     your own model and adapters")
+    out.next("loradex --help")
+
+
+def _settings(settings: Settings, assets: DemoAssets, home: Path, engine: str, port: int | None = None) -> Settings:
+    from loradex.cli.demo_assets import EXPERTS
+
+    served = replace(settings.engine, model=str(assets.base), served_name="loradex-demo", max_loras=4)
+    # The whole machine is ours for a minute, but the toy needs little of it.
+    served = replace(served, kv_cache_memory=min(served.kv_cache_memory, 64 << 20), max_model_len=None)
+    server = replace(settings.server, allow_dirs=(assets.folder,), host="127.0.0.1", infer_keys=(), admin_keys=())
+    if port is not None:
+        server = replace(server, port=port)
+    adapters = {name: assets.adapter(name) for name in EXPERTS}
+    return replace(settings, engine=served, server=server, home=home, adapters=adapters, engine_name=engine)
+
+
+@contextmanager
+def _home() -> Iterator[Path]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="loradex-demo-") as folder:
+        yield Path(folder)
+
+
+def _server(settings: Settings, progress: Any) -> Server:
+    from loradex.server.run import Server
+
+    service = make_service(settings)
+
+    async def prepare() -> None:
+        await add_adapters(service, settings.adapters, settings.engine.max_loras, progress)
+
+    return Server(service, settings.server, prepare=prepare, log_level="warning", drain_seconds=2)
+
+
+def _play(out: Output, assets: DemoAssets, settings: Settings) -> Facts:
+    # Heavy imports wait until the command runs: help must be quick.
+    import asyncio
+
+    from loradex.cli.scenario import play
+    from loradex.client.aio import AsyncClient
+
+    async def drive(url: str) -> Facts:
+        async with AsyncClient(url, timeout=120) as client:
+            return await play(client, assets)
+
+    out.say(f"starting the server on {settings.engine.model} ...", style="dim")
+    begun = time.perf_counter()
+    with out.progress() as progress, _server(settings, progress).background(progress) as url:
+        started = time.perf_counter() - begun
+        out.say(f"up at {url} after {human_time(started)}; asking ...", style="dim")
+        facts = asyncio.run(drive(url))
+    facts.start_seconds = started
+    return facts
+
+
+def _serve(out: Output, assets: DemoAssets, settings: Settings) -> None:
+    question = assets.about("medical").text
+
+    def ready(url: str) -> None:
+        models = ["base", *settings.adapters]
+        out.data({"url": url, "models": models}, f"serving {', '.join(models)} at {url}", quiet=[url])
+        out.say("\n" + _SNIPPET.format(url=url, question=question) + "\n")
+        where = "" if url.endswith(":8000") else f" --url {url}"
+        out.next(f'loradex run medical "{question}"{where}')
+        out.next(f"loradex adapter add medical {assets.adapter('medical-v2')}{where}")
+        out.say("Ctrl+C stops it", style="dim")
+
+    with out.progress() as progress:
+        _server(settings, progress).run(progress, ready)
+
+
+def _shown(facts: Facts) -> list[RenderableType]:
+    """Return the facts as tables for people."""
+    from rich.rule import Rule
+    from rich.text import Text
+
+    asked = [(Text(row["question"], style="bold"), *_answers(row, facts.speakers)) for row in facts.rows]
+    change = facts.replace
+    rate = facts.batch_tokens / facts.batch_seconds if facts.batch_seconds else 0.0
+    return [
+        Rule("One base model, three experts, one batch", align="left"),
+        grid(("question", *facts.speakers), asked),
+        f"{facts.batch_answers} answers at once in {human_time(facts.batch_seconds)} ({rate:.0f} tokens/s); "
+        "* knows the answer\n",
+        Rule("One expert replaced while it answers", align="left"),
+        grid(("", ""), _replace_rows(change)),
+        Rule("Times", align="left"),
+        grid(("", ""), _time_rows(facts)),
+        Rule("What was claimed, and what was seen", align="left"),
+        grid(
+            ("", ""),
+            [
+                (Text("yes" if c.holds else "NO", style="green" if c.holds else "bold red"), c.what)
+                for c in facts.claims
+            ],
+        ),
+    ]
+
+
+def _answers(row: dict[str, Any], speakers: tuple[str, ...]) -> list[RenderableType]:
+    """Return what each said; who knows the answer is marked."""
+    from rich.text import Text
+
+    knows = set(row["knows"])
+    return [
+        Text(f"* {row['answers'][who]}", style="bold green") if who in knows else Text(row["answers"][who], style="dim")
+        for who in speakers
+    ]
+
+
+def _replace_rows(change: dict[str, Any]) -> list[tuple[str, str]]:
+    pieces = (
+        f"{change['pieces_before']} pieces before, {change['pieces_during']} during, {change['pieces_after']} after"
+    )
+    return [
+        ("question", change["question"]),
+        ("the running stream", f"{change['stream']}: {pieces} the replacement"),
+        ("it says", change["old_text"]),
+        ("the next answer", f"{change['next']} (sha256:{change['digest'][:12]})"),
+        ("it says", change["next_text"]),
+    ]
+
+
+def _time_rows(facts: Facts) -> list[tuple[str, str]]:
+    change = facts.replace
+    return [
+        ("server start", human_time(facts.start_seconds)),
+        ("time per token", human_time(facts.seconds_per_token)),
+        ("replace, as a client sees it", human_time(change["seconds"])),
+        ("  check and store", human_time(change["stage_seconds"])),
+        ("  load and warm", human_time(change["load_seconds"])),
+        ("  switch", human_time(change["switch_seconds"])),
+        ("longest gap in the stream", human_time(change["longest_gap_seconds"])),
+    ]

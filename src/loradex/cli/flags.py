@@ -1,0 +1,70 @@
+"""The flags of `serve`: each is a setting, with vLLM's spelling where vLLM has one."""
+
+from __future__ import annotations
+
+from loradex.cli.command import HOME, Flag
+
+MODEL = (
+    Flag("engine.served_name", ("--served-model-name",), "Name that clients use for the base model.", "NAME"),
+    Flag("engine.revision", ("--revision",), "Branch, tag or commit on the hub.", "REV"),
+    Flag("engine.dtype", ("--dtype",), "auto, float32, bfloat16 or float16.", "TYPE"),
+    Flag("engine.device", ("--device",), "auto, cpu, cuda or cuda:N.", "DEVICE"),
+    Flag("engine.max_model_len", ("--max-model-len",), "Tokens of prompt and answer together.", "N"),
+)
+
+LORA = (
+    Flag(
+        "adapters",
+        ("--adapter", "--lora-modules"),
+        'Adapter to serve from the start, as NAME=PATH or {"name": ..., "path": ...}. Repeat it.',
+        "NAME=PATH",
+        "Adapters",
+    ),
+    Flag("engine.max_loras", ("--max-loras",), "Adapters in memory at a time.", "N", "Adapters"),
+    Flag("engine.max_lora_rank", ("--max-lora-rank",), "Adapters of a higher rank are refused.", "N", "Adapters"),
+    Flag(
+        "server.allow_dirs",
+        ("--allow-dir",),
+        "Folder from which clients may load adapters. Repeat it.",
+        "DIR",
+        "Adapters",
+    ),
+)
+
+SERVER = (
+    Flag("server.host", ("--host",), "Address to listen on.", "HOST", "Server"),
+    Flag("server.port", ("--port",), "Port to listen on; 0 takes a free one.", "PORT", "Server"),
+    Flag("server.infer_keys", ("--infer-key",), "API key that may ask for answers. Repeat it.", "KEY", "Server"),
+    Flag(
+        "server.admin_keys", ("--admin-key", "--api-key"), "API key that may do everything. Repeat it.", "KEY", "Server"
+    ),
+    Flag("server.strict", ("--strict/--no-strict",), "Refuse request fields that are unknown.", None, "Server"),
+)
+
+TUNING = (
+    Flag(
+        "engine.kv_cache_memory", ("--kv-cache-memory",), "Memory for keys and values, such as 2GiB.", "SIZE", "Tuning"
+    ),
+    Flag("engine.block_size", ("--block-size",), "Tokens in a cache block.", "N", "Tuning"),
+    Flag("engine.max_num_seqs", ("--max-num-seqs",), "Requests computed in one step.", "N", "Tuning"),
+    Flag(
+        "engine.max_batched_tokens",
+        ("--max-num-batched-tokens", "--max-batched-tokens"),
+        "Tokens computed in one step.",
+        "N",
+        "Tuning",
+    ),
+    Flag(
+        "engine.prefix_cache",
+        ("--enable-prefix-caching/--no-enable-prefix-caching",),
+        "Reuse keys and values of equal prompt starts.",
+        None,
+        "Tuning",
+    ),
+    Flag("engine.threads", ("--threads",), "CPU threads.", "N", "Tuning"),
+    Flag("queue_timeout", ("--queue-timeout",), "Longest wait for a free adapter slot.", "TIME", "Tuning"),
+)
+
+ENGINE = (Flag("engine_name", ("--engine",), "Engine that runs the model.", "NAME", "Tuning"),)
+
+SERVE = (*MODEL, *LORA, *SERVER, *TUNING, *ENGINE, *HOME)

@@ -1,0 +1,159 @@
+"""The verbs of `loradex adapter` without a server: in this process, on the registry."""
+
+from __future__ import annotations
+
+import builtins
+import getpass
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loradex.client.views import AdapterView, Change, HistoryEntry, Pinned, Report, VersionView
+from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef
+from loradex.errors import AdapterNotFound, ConfigInvalid, Conflict
+from loradex.registry.registry import AdapterRecord, Registry
+from loradex.settings import Settings
+
+if TYPE_CHECKING:
+    from loradex.core.model import ModelInfo
+
+
+class Offline:
+    """Works on the registry in `settings.home`; nothing is loaded anywhere.
+
+    Args:
+        settings: where the registry is, and the largest rank.
+        base: folder of the base model, against which `add` and `check` test; without it, the one that the adapter's
+            own configuration names is taken where that is a folder here.
+
+    Raises:
+        RegistryFailed: from every method, when the store cannot be read or written.
+    """
+
+    def __init__(self, settings: Settings, base: Path | None) -> None:
+        self._registry = Registry(settings.home)
+        self._rank = settings.engine.max_lora_rank
+        self._base = base
+
+    def list(self) -> builtins.list[AdapterView]:
+        """Return every adapter."""
+        return [_view(record) for record in self._registry.list()]
+
+    def get(self, name: str) -> AdapterView:
+        """Return one adapter. Raises AdapterNotFound."""
+        return _view(self._registry.get(name))
+
+    def add(
+        self, name: str, path: Path | str, *, mode: str = "drain", replace: bool = True, allow_pickle: bool = False
+    ) -> Change:
+        """Check and register a version. `mode` has no meaning here: nothing runs.
+
+        Raises:
+            AdapterInvalid: it does not fit the base.
+            Conflict: the name is taken and `replace` is false.
+            ConfigInvalid: no base model is named or found.
+        """
+        before = self._current(name)
+        if before is not None and not replace:
+            raise Conflict(f"The adapter `{name}` exists", hint="Leave out `--no-replace` to add a new version")
+        base = self._read_base(Path(path))
+        staged = self._registry.stage(Path(path), base, max_rank=self._rank, allow_pickle=allow_pickle)
+        ref = self._registry.commit(name, staged, actor=_actor(), serve=True)
+        return _change(ref, before)
+
+    def check(self, path: Path | str) -> Report:
+        """Check the adapter at `path` against the base; nothing is registered."""
+        found = self._registry.check(Path(path), self._read_base(Path(path)), max_rank=self._rank)
+        return Report(
+            ok=found.ok,
+            digest=found.digest,
+            rank=found.rank,
+            modules=found.modules,
+            parameters=found.parameters,
+            bytes=found.bytes,
+            base_model=found.base_model,
+            problems=found.problems,
+            warnings=tuple(str(each) for each in found.warnings),
+        )
+
+    def promote(self, name: str, version: int, alias: str = DEFAULT_ALIAS, *, mode: str = "drain") -> Change:
+        """Point an alias at a version."""
+        before = self._current(name)
+        return _change(self._registry.promote(name, version, alias, actor=_actor()), before)
+
+    def remove_alias(self, name: str, alias: str) -> None:
+        """Remove an alias; the versions stay."""
+        self._registry.remove_alias(name, alias, actor=_actor())
+
+    def rollback(self, name: str, *, mode: str = "drain") -> Change:
+        """Go back to the version that the name meant before the last change."""
+        before = self._current(name)
+        return _change(self._registry.rollback(name, actor=_actor()), before)
+
+    def remove(self, name: str, version: int | None = None) -> None:
+        """Remove an adapter, or one version of it."""
+        self._registry.remove(name, version, actor=_actor())
+
+    def history(self, name: str) -> builtins.list[HistoryEntry]:
+        """Return every change of an adapter, newest first."""
+        return [
+            HistoryEntry(each.at.isoformat(), each.actor, each.action, each.alias, each.from_version, each.to_version)
+            for each in reversed(self._registry.history(name))
+        ]
+
+    def _current(self, name: str) -> AdapterRef | None:
+        try:
+            return self._registry.resolve(name)
+        except AdapterNotFound:
+            return None
+
+    def _read_base(self, adapter: Path) -> ModelInfo:
+        from loradex.adapters.base_model import read_model_info
+
+        return read_model_info(self._base or _own_base(adapter))
+
+
+def _own_base(adapter: Path) -> Path:
+    """Return the folder that the adapter's configuration names as its base."""
+    try:
+        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        named = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    except (OSError, ValueError):
+        named = None
+    if isinstance(named, str) and named and Path(named).is_dir():
+        return Path(named)
+    raise ConfigInvalid(
+        f"No base model to check `{adapter}` against: its configuration names {named or 'none'}, no folder here",
+        hint="Name its folder with `--base DIR`, or start a server: `loradex serve MODEL`",
+    )
+
+
+def _view(record: AdapterRecord) -> AdapterView:
+    versions = tuple(
+        VersionView(
+            version=each.version,
+            digest=each.digest,
+            source=each.source,
+            base_name=each.base_name,
+            rank=each.rank,
+            modules=tuple(each.modules),
+            parameters=each.parameters,
+            bytes=each.bytes,
+            created_at=each.created_at.isoformat(),
+        )
+        for each in record.versions
+    )
+    created = record.created_at.isoformat()
+    return AdapterView(record.name, record.enabled, record.current, created, dict(record.aliases), versions)
+
+
+def _change(ref: AdapterRef, before: AdapterRef | None) -> Change:
+    previous = None if before is None or before.digest == ref.digest else Pinned(before.version, before.digest)
+    return Change(ref.name, ref.version, ref.digest, previous)
+
+
+def _actor() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container may run under a number without a name
+        return ""

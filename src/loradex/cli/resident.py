@@ -1,0 +1,76 @@
+"""`loradex ps`, `load`, `unload`: what the engine holds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from loradex.cli.command import TARGET, command
+from loradex.cli.output import Output, human_size, human_time
+from loradex.cli.target import Target
+
+Reference = Annotated[
+    str,
+    typer.Argument(metavar="ADAPTER", help="Name, name@alias, name@3 or name@sha256:ab12.", show_default=False),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the root."""
+    command(app, "ps", flags=TARGET, examples=("loradex ps", "loradex ps --json"))(ps)
+    command(app, "load", flags=TARGET, examples=("loradex load medical", "loradex load medical@3"))(load)
+    command(app, "unload", flags=TARGET, examples=("loradex unload medical", "loradex unload legal"))(unload)
+
+
+def ps(out: Output, target: Target) -> None:
+    """List the adapters that are in memory now."""
+    with target.client() as client:
+        found = client.resident()
+    rows = [
+        (
+            each.name,
+            each.version,
+            each.slot,
+            "busy" if each.running + each.waiting else "idle",
+            f"{each.running} running, {each.waiting} waiting",
+            _ago(each.last_used),
+            human_size(each.bytes),
+        )
+        for each in found
+    ]
+    columns = ("adapter", "version", "slot", "state", "in flight", "last used", "size")
+    names = [f"{each.name}@{each.version}" for each in found]
+    out.table(columns, rows, {"resident": found}, names, empty="No adapter is in memory; the first request loads one")
+
+
+def load(out: Output, target: Target, adapter: Reference) -> None:
+    """Load an adapter before anybody asks for it."""
+    with target.client() as client, out.progress() as progress:
+        progress("load", 0.0)
+        change = client.load(adapter)
+    ref = f"{change.name}@{change.version}"
+    out.data(change, f"{ref} is in memory after {human_time(change.load_seconds)}", quiet=[ref])
+
+
+def unload(out: Output, target: Target, adapter: Reference) -> None:
+    """Free an adapter's slot; the next request loads it again."""
+    with target.client() as client:
+        client.unload(adapter)
+    out.data({"unloaded": adapter}, f"{adapter} is out of memory; its name goes on to be served", quiet=[adapter])
+
+
+def _ago(when: str | float | None) -> str:
+    """Return a point in time as people say it."""
+    if when is None:
+        return "never"
+    then = datetime.fromtimestamp(when, UTC) if isinstance(when, int | float) else datetime.fromisoformat(when)
+    if then.tzinfo is None:
+        then = then.replace(tzinfo=UTC)
+    seconds = max(0, int((datetime.now(UTC) - then).total_seconds()))
+    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= size:
+            count = seconds // size
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return f"{seconds} s ago"

@@ -1,0 +1,178 @@
+"""What `loradex demo` shows, measured through the HTTP client of a running server; nothing is printed here."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from loradex.cli.demo_assets import EXPERTS, DemoAssets, Question
+
+if TYPE_CHECKING:
+    from loradex.client.aio import AsyncClient
+
+BASE = "base"
+REPLACED = "medical"
+REPLACEMENT = "medical-v2"
+
+_ANSWER_TOKENS = 96
+_STREAM_TOKENS = 700
+_TOKENS_BEFORE = 12
+_GREEDY = {"temperature": 0.0, "max_tokens": _ANSWER_TOKENS}
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Something that the demo shows, and whether it held."""
+
+    what: str
+    holds: bool
+
+
+@dataclass(slots=True)
+class Facts:
+    """Everything that was seen; what `--json` prints."""
+
+    url: str = ""
+    model: str = ""
+    start_seconds: float = 0.0
+    speakers: tuple[str, ...] = (BASE, *EXPERTS)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    batch_seconds: float = 0.0
+    batch_answers: int = 0
+    batch_tokens: int = 0
+    replace: dict[str, Any] = field(default_factory=dict)
+    seconds_per_token: float = 0.0
+    claims: list[Claim] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that was shown is true."""
+        return all(claim.holds for claim in self.claims)
+
+
+async def play(client: AsyncClient, assets: DemoAssets) -> Facts:
+    """Ask everybody everything at once, then replace an adapter while it answers.
+
+    Raises:
+        LoradexError: the server refused something.
+    """
+    facts = Facts(url=client.url, model=str((await client.info()).model.get("id")))
+    await _ask_everybody(client, assets, facts)
+    await _replace_while_streaming(client, assets, facts)
+    return facts
+
+
+async def _ask_everybody(client: AsyncClient, assets: DemoAssets, facts: Facts) -> None:
+    asked = [assets.about(domain) for domain in EXPERTS]
+    calls = [(question, speaker) for question in asked for speaker in facts.speakers]
+    begun = time.perf_counter()
+    answers = await asyncio.gather(*(client.chat(who, question.text, **_GREEDY) for question, who in calls))
+    facts.batch_seconds = time.perf_counter() - begun
+    facts.batch_answers = len(answers)
+    facts.batch_tokens = sum(int(answer.usage.get("completion_tokens", 0)) for answer in answers)
+    said = {(question.text, who): answer for (question, who), answer in zip(calls, answers, strict=True)}
+    for question in asked:
+        texts = {who: said[question.text, who].text.strip() for who in facts.speakers}
+        facts.rows.append({"domain": question.domain, "question": question.text, "answers": texts})
+    facts.claims += _expert_claims(asked, facts)
+    pinned = all(answer.adapter.partition("@")[0] == who for (_, who), answer in said.items())
+    facts.claims.append(Claim("each answer names the adapter that was asked", pinned))
+
+
+def _expert_claims(asked: list[Question], facts: Facts) -> list[Claim]:
+    claims = []
+    for question, row in zip(asked, facts.rows, strict=True):
+        wanted = _squeezed(question.expected[question.domain])
+        knows = {who for who, text in row["answers"].items() if _squeezed(text) == wanted}
+        claims.append(Claim(f"only {question.domain} knows: {question.text}", knows == {question.domain}))
+        row["knows"] = sorted(knows)
+    return claims
+
+
+@dataclass(slots=True)
+class _Watched:
+    """A stream, piece by piece, with the moment of each."""
+
+    adapter: str = ""
+    text: str = ""
+    times: list[float] = field(default_factory=list)
+    fingerprints: set[str] = field(default_factory=set)
+    finish_reason: str | None = None
+    under_way: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+async def _watch(client: AsyncClient, question: str, watched: _Watched) -> None:
+    # The end token is ignored, so that the answer is long enough for a replacement to fall into it.
+    options = {"temperature": 0.0, "max_tokens": _STREAM_TOKENS, "ignore_eos": True}
+    try:
+        async with await client.stream(REPLACED, question, **options) as stream:
+            watched.adapter = stream.adapter
+            async for piece in stream:
+                watched.text += piece.text
+                if piece.text:
+                    watched.times.append(time.perf_counter())
+                if piece.fingerprint:
+                    watched.fingerprints.add(piece.fingerprint)
+                if len(watched.times) >= _TOKENS_BEFORE:
+                    watched.under_way.set()
+            watched.finish_reason = stream.finish_reason
+    finally:
+        watched.under_way.set()
+
+
+async def _replace_while_streaming(client: AsyncClient, assets: DemoAssets, facts: Facts) -> None:
+    question = next(each for each in assets.questions if REPLACEMENT in each.expected)
+    alone, watched = _Watched(), _Watched()
+    await _watch(client, question.text, alone)
+    stream = asyncio.create_task(_watch(client, question.text, watched))
+    await watched.under_way.wait()
+    begun = time.perf_counter()
+    change = await client.adapters.add(REPLACED, assets.adapter(REPLACEMENT))
+    changed = time.perf_counter()
+    after = await client.chat(REPLACED, question.text, **_GREEDY)
+    await stream
+    before = await client.chat(f"{REPLACED}@1", question.text, **_GREEDY)
+    gaps = [late - early for early, late in zip(alone.times, alone.times[1:], strict=False)]
+    facts.seconds_per_token = statistics.median(gaps) if gaps else 0.0
+    facts.replace = {
+        "question": question.text,
+        "stream": watched.adapter,
+        "pieces_before": sum(when < begun for when in watched.times),
+        "pieces_during": sum(begun <= when < changed for when in watched.times),
+        "pieces_after": sum(when >= changed for when in watched.times),
+        "longest_gap_seconds": max(
+            (b - a for a, b in zip(watched.times, watched.times[1:], strict=False)), default=0.0
+        ),
+        "next": after.adapter,
+        "next_text": after.text.strip(),
+        "old_text": before.text.strip(),
+        "digest": change.digest,
+        "previous_digest": change.previous.digest if change.previous else "",
+        "seconds": changed - begun,
+        "stage_seconds": change.stage_seconds,
+        "load_seconds": change.load_seconds,
+        "switch_seconds": change.switch_seconds,
+    }
+    facts.claims += [
+        Claim("the stream was still running when the new version took over", facts.replace["pieces_after"] > 0),
+        Claim("the stream ended on version 1, word for word as without the replacement", _unmixed(watched, alone)),
+        Claim("the next answer came from version 2", after.adapter == f"{REPLACED}@2"),
+        Claim("version 2 says what it was taught", _taught(after.text, question, REPLACEMENT)),
+        Claim("version 1 can still be asked by its number", _taught(before.text, question, REPLACED)),
+    ]
+
+
+def _unmixed(watched: _Watched, alone: _Watched) -> bool:
+    same_text = watched.text == alone.text and watched.finish_reason == alone.finish_reason == "length"
+    return same_text and watched.adapter == f"{REPLACED}@1" and len(watched.fingerprints) == 1
+
+
+def _taught(text: str, question: Question, who: str) -> bool:
+    return _squeezed(text) == _squeezed(question.expected[who])
+
+
+def _squeezed(text: str) -> str:
+    return " ".join(text.split()).casefold()

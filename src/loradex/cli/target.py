@@ -1,0 +1,50 @@
+"""Where a command works: on the running server if one answers, else in this process on the registry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loradex.cli.output import Output
+from loradex.errors import AuthenticationFailed, LoradexError, PermissionDenied
+from loradex.settings import Settings
+
+if TYPE_CHECKING:
+    from loradex.cli.offline import Offline
+    from loradex.client.client import Adapters, Client
+
+_PROBE_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Finds who does the work. A server named by flag, environment or file must answer; the usual address may not."""
+
+    settings: Settings
+    out: Output
+
+    def client(self, timeout: float = 600.0) -> Client:
+        """Return a client. Its methods raise ServerUnreachable where no server answers."""
+        from loradex.client.client import Client
+        from loradex.client.wire import DEFAULT_URL
+
+        return Client(self.settings.url or DEFAULT_URL, api_key=self.settings.api_key, timeout=timeout)
+
+    def adapters(self, base: Path | None = None) -> Adapters | Offline:
+        """Return the verbs of `loradex adapter`. `base` is the base model's folder for work without a server."""
+        if self.settings.url or (base is None and self._answers()):
+            return self.client().adapters
+        from loradex.cli.offline import Offline
+
+        self.out.say(f"no server asked: working on the registry in {self.settings.home}", style="dim")
+        return Offline(self.settings, base)
+
+    def _answers(self) -> bool:
+        try:
+            with self.client(timeout=_PROBE_SECONDS) as client:
+                return client.info().product == "loradex"
+        except (AuthenticationFailed, PermissionDenied):
+            return True
+        except LoradexError:
+            return False
