@@ -1,7 +1,7 @@
 """What many adapters cost: the demo's base alone against its adapters mixed in one batch, in turn, in one process.
 
-Prints ratios (medians of pairs). The physical floor beside them is the time to read a step's bytes at the memory bandwidth
-measured in the same run. `--json FILE` keeps the raw figures.
+Prints ratios (medians of pairs). The physical floor beside them is the time to read the bytes of a step at the memory
+bandwidth measured in the same run. `--json FILE` keeps the raw figures.
 """
 
 from __future__ import annotations
