@@ -1,0 +1,229 @@
+"""A storm of streams, replaces, unloads, cancellations and evictions, for any engine. Ends with every promise checked."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loradex.core.adapter import AdapterRef
+from loradex.core.event import Delta, Finished
+from loradex.core.sampling import Sampling
+from loradex.engine.base import Engine
+from loradex.errors import AdapterNotFound, Conflict, LoradexError, ModelNotFound, Overloaded
+from loradex.registry.registry import Registry
+from loradex.service.generate import Answer, Ask
+from loradex.service.service import Service
+
+from .deck import save_adapter
+
+NAMES = ("medical", "legal", "technical", "poetry", "code")
+PROMPTS = ("hello", "what is a lease", "one two three four")
+EXPECTED = (Overloaded, ModelNotFound, AdapterNotFound, Conflict)
+"""What may happen to a request whose adapter is removed, disabled or kept out meanwhile. Nothing else may."""
+
+Seen = dict[tuple[str | None, str, int], str]
+
+
+@dataclass
+class Report:
+    """What happened. `answers` maps digest, prompt and length to the one text that they gave."""
+
+    answers: Seen = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+async def stress(
+    engine: Engine,
+    registry: Registry,
+    folder: Path,
+    *,
+    seed: int,
+    max_loras: int = 3,
+    streams: int = 8,
+    replaces: int = 50,
+    contents: int = 8,
+    max_tokens: int = 24,
+    max_rank: int = 8,
+    queue_seconds: float = 10.0,
+    names: Callable[[str, AdapterRef | None], bool] | None = None,
+) -> Report:
+    """Run the storm on an engine that is not started and an empty registry; raises AssertionError on a broken promise.
+
+    Sampling is greedy, so one digest gives one prompt one answer: an answer of two versions would differ from the
+    others. `names` may look at each whole text and its version besides.
+    """
+    service = Service(
+        registry,
+        engine,
+        max_lora_rank=max_rank,
+        max_loras=max_loras,
+        max_queue_seconds=queue_seconds,
+        fair_seconds=0.05,
+    )
+    await service.start()
+    try:
+        storm = Storm(service, folder, random.Random(seed), contents, max_tokens, names)
+        await storm.prepare()
+        await storm.blow(streams, replaces)
+        await storm.check()
+        return storm.report
+    finally:
+        await service.stop()
+
+
+class Storm:
+    """The tasks of one run, and what they saw."""
+
+    def __init__(
+        self,
+        service: Service,
+        folder: Path,
+        chance: random.Random,
+        contents: int,
+        max_tokens: int,
+        names: Callable[[str, AdapterRef | None], bool] | None,
+    ) -> None:
+        self._service = service
+        self._chance = chance
+        self._folders = [save_adapter(folder / str(i), service.info, seed=i, rank=2 + i % 3) for i in range(contents)]
+        self._max_tokens = max_tokens
+        self._names = names
+        self._over = False
+        self.report = Report()
+
+    async def prepare(self) -> None:
+        """Register every name once."""
+        for i, name in enumerate(NAMES):
+            await self._service.adapters.add(name, self._folders[i], trusted=True, load=False)
+
+    async def blow(self, streams: int, replaces: int) -> None:
+        """Run everything at once until the last replace is done."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(streams):
+                group.create_task(self._stream())
+            for verb in (self._unload, self._move, self._remove):
+                group.create_task(self._repeat(verb))
+            await self._replace(replaces)
+            self._over = True
+
+    async def check(self) -> None:
+        """Check that nothing is left, and that each version still answers as it did."""
+        service = self._service
+        await service.residency.settle()
+        states = service.residency.states()
+        assert all(state.leases == 0 and state.waiting == 0 for state in states.values()), states
+        resident = {state.digest for state in states.values() if state.resident}
+        assert resident == set(states) == {held.digest for held in service.engine.resident()}
+        assert len(resident) <= service.max_loras
+        stats = service.engine.stats()
+        assert (stats.running, stats.waiting) == (0, 0)
+        for name in NAMES:
+            for prompt in PROMPTS:
+                await self._ask_once(name, prompt, self._max_tokens)
+        await service.residency.settle()
+        assert all(state.leases == 0 for state in service.residency.states().values())
+
+    async def _stream(self) -> None:
+        while not self._over:
+            model = self._chance.choice((*NAMES, *NAMES, "base", f"{self._chance.choice(NAMES)}@1"))
+            prompt = self._chance.choice(PROMPTS)
+            length = self._chance.randint(2, self._max_tokens)
+            fate = self._chance.random()
+            if fate < 0.2:
+                await self._cancelled(model, prompt, length)
+            else:
+                await self._ask_once(model, prompt, length, leave_early=fate < 0.3)
+            await asyncio.sleep(0)
+
+    async def _cancelled(self, model: str, prompt: str, length: int) -> None:
+        """Cancel a request at whatever it awaits after some turns of the loop."""
+        task = asyncio.create_task(self._ask_once(model, prompt, length))
+        for _ in range(self._chance.randint(0, 40)):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait((task,))
+        if not task.cancelled():
+            task.result()
+        self.report.counts["cancelled" if task.cancelled() else "too late to cancel"] += 1
+
+    async def _ask_once(self, model: str, prompt: str, length: int, *, leave_early: bool = False) -> None:
+        sampling = Sampling(temperature=0.0, max_tokens=length)
+        try:
+            answer = await self._service.generate(Ask(model, prompt, sampling))
+        except EXPECTED as error:
+            self.report.counts[type(error).__name__] += 1
+            return
+        try:
+            await self._read(answer, prompt, length, leave_early)
+        finally:
+            await answer.aclose()
+
+    async def _read(self, answer: Answer, prompt: str, length: int, leave_early: bool) -> None:
+        text, end, pieces = "", None, 0
+        async for _, event in answer.events():
+            if isinstance(event, Finished):
+                end = event
+            if isinstance(event, Delta):
+                text += event.text
+                pieces += 1
+                if leave_early and pieces == 2:
+                    self.report.counts["left early"] += 1
+                    return
+        assert end is not None
+        assert end.reason in ("stop", "length")
+        digest = answer.ref.digest if answer.ref is not None else None
+        assert end.adapter == digest
+        if self._names is not None:
+            assert self._names(text, answer.ref), (text, answer.ref)
+        assert self.report.answers.setdefault((digest, prompt, length), text) == text
+        self.report.counts["answered"] += 1
+
+    async def _replace(self, count: int) -> None:
+        for _ in range(count):
+            name, folder = self._chance.choice(NAMES), self._chance.choice(self._folders)
+            await self._verb("replaced", self._service.adapters.add(name, folder, trusted=True))
+
+    async def _repeat(self, verb: Callable[[], asyncio.Future[None] | object]) -> None:
+        while not self._over:
+            await verb()  # type: ignore[misc]
+            for _ in range(self._chance.randint(5, 60)):
+                await asyncio.sleep(0)
+
+    async def _unload(self) -> None:
+        name = self._chance.choice(NAMES)
+        disable = self._chance.random() < 0.2
+        await self._verb("unloaded", self._service.adapters.unload(name, disable=disable))
+
+    async def _move(self) -> None:
+        name = self._chance.choice(NAMES)
+        if self._chance.random() < 0.5:
+            await self._verb("rolled back", self._service.adapters.rollback(name))
+        else:
+            await self._verb("loaded", self._service.adapters.load(name))
+
+    async def _remove(self) -> None:
+        view = await self._service.adapters.get(self._chance.choice(NAMES))
+        if len(view.versions) > 3:
+            version = self._chance.choice(view.versions).record.version
+            await self._verb("removed", self._service.adapters.remove(view.name, version))
+
+    async def _verb(self, done: str, verb: object) -> None:
+        """Await a verb; now and then cancel it on the way."""
+        task = asyncio.ensure_future(verb)  # type: ignore[arg-type]
+        if self._chance.random() < 0.15:
+            for _ in range(self._chance.randint(0, 200)):
+                await asyncio.sleep(0)
+            task.cancel()
+        await asyncio.wait((task,))
+        if task.cancelled():
+            self.report.counts[f"not {done}: cancelled"] += 1
+        elif (error := task.exception()) is None:
+            self.report.counts[done] += 1
+        elif isinstance(error, LoradexError) and isinstance(error, EXPECTED):
+            self.report.counts[f"not {done}: {type(error).__name__}"] += 1
+        else:
+            raise error

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from loradex.core.adapter import AdapterRef
+from loradex.engine.config import EngineConfig
+from loradex.engine.fake import FakeEngine
+from loradex.registry.registry import Registry
+
+from .stress import stress
+
+
+def names_one_version(text: str, ref: AdapterRef | None) -> bool:
+    label = ref.digest[:8] if ref is not None else "base"
+    return "|" not in text and label.startswith(text.split(":")[0][: len(label)])
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_a_storm_leaves_nothing_and_mixes_nothing(tmp_path: Path, seed: int) -> None:
+    engine = FakeEngine(EngineConfig(model="tiny", max_loras=3, max_num_seqs=4))
+    with Registry(tmp_path / "home") as registry:
+        report = await stress(engine, registry, tmp_path / "adapters", seed=seed, names=names_one_version)
+    assert report.counts["answered"] > 100
+    assert report.counts["cancelled"] > 5
+    assert report.counts["replaced"] > 30
+    print(report.counts)
