@@ -6,9 +6,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from loradex.adapters.header import TensorInfo
 from loradex.errors import FilesNotFound
 
@@ -57,7 +54,9 @@ def not_finite(path: Path, tensors: Mapping[str, TensorInfo], names: Iterable[st
 
 
 def _count(chunk: bytes, dtype: str) -> int:
+    import numpy as np  # listing adapters must not wait for it
+
     kind, mask = _EXPONENT[dtype]
-    bits: NDArray[np.unsignedinteger] = np.frombuffer(chunk, dtype=np.dtype(kind))
+    bits = np.frombuffer(chunk, dtype=np.dtype(kind))
     exponent = bits.dtype.type(mask)
     return int(np.count_nonzero((bits & exponent) == exponent))

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.adapters.making import BASE, make_adapter, make_base, make_tensors
+from loradex.adapters.check import CheckReport, check, check_folder
+from loradex.adapters.read import read_adapter
+from loradex.core.model import ModelInfo
+from loradex.errors import AdapterInvalid, FilesNotFound
+
+
+def report(folder: Path, base: ModelInfo = BASE, max_rank: int = 16, **options: Any) -> CheckReport:
+    found = check_folder(folder, base, max_rank, **options)
+    assert all(problem.fix for problem in found.problems + found.warnings)
+    return found
+
+
+def codes(found: CheckReport) -> list[str]:
+    return [problem.code for problem in found.problems]
+
+
+def test_a_good_adapter_is_reported_whole(tmp_path: Path) -> None:
+    folder = make_adapter(tmp_path / "a")
+    found = report(folder)
+    assert found.ok
+    assert not found.warnings
+    assert (found.rank, found.modules, found.parameters) == (4, ("q_proj", "v_proj"), 512)
+    assert found.base_model == "some/tiny"
+    assert found.digest == read_adapter(folder).digest
+    found.raise_if_bad("a")
+    assert found == check(read_adapter(folder), BASE, 16)
+
+
+def test_a_rank_above_the_limit_is_refused_in_vllms_words(tmp_path: Path) -> None:
+    found = report(make_adapter(tmp_path / "a", make_tensors(64), r=64))
+    assert codes(found) == ["rank_too_large"]
+    with pytest.raises(AdapterInvalid, match=r"LoRA rank 64 is greater than max_lora_rank 16\.") as error:
+        found.raise_if_bad("a")
+    assert error.value.problems == found.problems
+    assert "--max-lora-rank 64" in found.problems[0].fix
+
+
+def test_an_adapter_that_touches_nothing_shows_both_sides_names(tmp_path: Path) -> None:
+    tensors = {name.replace("model.layers", "model.language_model.layers"): t for name, t in make_tensors().items()}
+    (problem,) = report(make_adapter(tmp_path / "a", tensors)).problems
+    assert problem.code == "no_match"
+    assert problem.what == (
+        "None of its 4 modules is in the base model `tiny`: "
+        "the adapter has `model.language_model.layers.0.self_attn.q_proj`, `model.language_model.layers.0.self_attn.v_proj`, "
+        "the base has `model.layers.0.self_attn.q_proj`, `model.layers.0.self_attn.v_proj`"
+    )
+
+
+def test_an_empty_adapter_is_refused(tmp_path: Path) -> None:
+    found = report(make_adapter(tmp_path / "a", {}))
+    assert codes(found) == ["no_match"]
+    assert "no low-rank pair" in found.problems[0].what
+
+
+def test_an_adapter_without_pairs_says_why_and_not_more(tmp_path: Path) -> None:
+    tensors = {"base_model.model.lm_head.weight": np.zeros((2, 2), np.float32)}
+    assert codes(report(make_adapter(tmp_path / "a", tensors))) == ["unsupported_tensors"]
+
+
+def test_other_shapes_are_one_problem_a_kind_and_name_both(tmp_path: Path) -> None:
+    other = make_base(hidden=24)
+    found = report(make_adapter(tmp_path / "a", make_tensors(base=other, kinds=("q_proj", "v_proj", "up_proj"))))
+    assert codes(found) == ["shape_mismatch"] * 3
+    what = "`up_proj` has 24 inputs and 32 outputs; in the base model `tiny` it has 16 and 32"
+    assert found.problems[0].what.startswith(what)
+    assert "belongs to another base (2 modules, such as `model.layers.0." in found.problems[0].what
+    assert "`some/tiny`" in found.problems[0].fix
+
+
+def test_layers_that_the_base_lacks_are_grouped(tmp_path: Path) -> None:
+    found = report(make_adapter(tmp_path / "a", make_tensors(base=make_base(layers=9))))
+    assert codes(found) == ["unknown_modules"]
+    assert found.problems[0].what.startswith("14 adapted modules are not in the base model `tiny`: `model.layers.2")
+    assert found.problems[0].what.endswith(" and 9 more")
+
+
+def test_the_output_head_is_named(tmp_path: Path) -> None:
+    head = {
+        "base_model.model.lm_head.lora_A.weight": np.zeros((4, 16), np.float32),
+        "base_model.model.lm_head.lora_B.weight": np.zeros((256, 4), np.float32),
+    }
+    found = report(make_adapter(tmp_path / "a", make_tensors() | head))
+    assert codes(found) == ["output_head"]
+    assert "`lm_head`" in found.problems[0].what
+
+
+def test_weights_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
+    tensors = make_tensors()
+    first = next(iter(tensors))
+    tensors[first][1, 2] = np.nan
+    tensors[first][0, 0] = np.inf
+    found = report(make_adapter(tmp_path / "a", tensors))
+    assert codes(found) == ["not_finite"]
+    assert found.problems[0].what == f"2 weights are NaN or infinite, in 1 tensors: `{first}`"
+
+
+@pytest.mark.parametrize("name", ["x/TINY", "tiny", "/models/tiny/", "C:\\models\\Tiny", "", None])
+def test_the_same_base_under_another_path_is_no_news(tmp_path: Path, name: str | None) -> None:
+    found = report(make_adapter(tmp_path / "a", base_model_name_or_path=name))
+    assert found.ok
+    assert not found.warnings
+
+
+def test_another_base_of_the_same_shape_is_a_warning_or_a_problem(tmp_path: Path) -> None:
+    folder = make_adapter(tmp_path / "a", base_model_name_or_path="org/other")
+    found = report(folder)
+    assert found.ok
+    assert [problem.code for problem in found.warnings] == ["other_base"]
+    assert "`org/other`; the base model is `tiny`" in found.warnings[0].what
+    strict = report(folder, strict_base=True)
+    assert codes(strict) == ["other_base"]
+    assert not strict.warnings
+
+
+def test_everything_wrong_is_listed_at_once(tmp_path: Path) -> None:
+    tensors = make_tensors(32, base=make_base(hidden=24))
+    next(iter(tensors.values()))[0, 0] = np.nan
+    found = report(make_adapter(tmp_path / "a", tensors, r=32, use_dora=True, base_model_name_or_path="org/other"))
+    assert codes(found) == ["unsupported_option", "rank_too_large", *["shape_mismatch"] * 2, "not_finite"]
+
+
+def test_weights_that_cannot_be_read_are_the_only_problem(tmp_path: Path) -> None:
+    found = report(make_adapter(tmp_path / "a", b"PK\x03\x04" + bytes(100)))
+    assert codes(found) == ["pickle"]
+    assert (found.rank, found.modules, found.digest) == (0, (), "")
+
+
+def test_files_that_go_between_reading_and_checking_are_missed(tmp_path: Path) -> None:
+    folder = make_adapter(tmp_path / "a")
+    adapter = read_adapter(folder)
+    make_adapter(folder, make_tensors(kinds=("k_proj",)))
+    with pytest.raises(AdapterInvalid, match="changed while"):
+        check(adapter, BASE, 16)
+    adapter.weights.unlink()
+    with pytest.raises(FilesNotFound):
+        check(adapter, BASE, 16)
