@@ -34,6 +34,7 @@ def create_app(service: Service, config: ServerConfig) -> FastAPI:
     app = FastAPI(title="Loradex", version=__version__, description=_ABOUT, lifespan=lifespan, redoc_url=None)
     app.state.service = service
     app.state.config = config
+    app.state.open = True
     errors.install(app)
     for part in (chat, completions, models, vllm_compat, adapters, resident, system):
         app.include_router(part.router)

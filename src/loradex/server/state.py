@@ -12,15 +12,15 @@ from loradex.service.service import Service
 from loradex.settings import ServerConfig
 
 
-def any_service(request: Request) -> Service:
-    """Return the service, started or not."""
-    service: Service = request.app.state.service
-    return service
+def is_ready(request: Request) -> bool:
+    """Return whether requests can be answered: the service runs, and whoever runs the server has prepared it."""
+    state = request.app.state
+    return bool(state.open and state.service.ready)
 
 
 def _service(request: Request) -> Service:
-    service = any_service(request)
-    if not service.ready:
+    service: Service = request.app.state.service
+    if not is_ready(request):
         raise EngineStopped("The server is not ready: it loads its model, or it stops", hint="Wait for GET /ready")
     return service
 

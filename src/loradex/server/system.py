@@ -10,9 +10,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from loradex import __version__
 from loradex.server.auth import may_infer
-from loradex.server.state import TheService, any_service, errors
+from loradex.server.state import TheService, errors, is_ready
 from loradex.server.wire.info import Health, Info, Limits, ModelReply, Ready, Stats
-from loradex.service.service import Service
 
 router = APIRouter(tags=["Server"])
 
@@ -27,11 +26,11 @@ async def health() -> Health:
 
 
 @router.get("/ready", responses={503: {"model": Ready, "description": "Not yet, or no more"}})
-async def ready(service: Annotated[Service, Depends(any_service)], response: Response) -> Ready:
+async def ready(is_ready: Annotated[bool, Depends(is_ready)], response: Response) -> Ready:
     """Say whether requests can be answered. Needs no key."""
-    if not service.ready:
+    if not is_ready:
         response.status_code = 503
-    return Ready(ready=service.ready)
+    return Ready(ready=is_ready)
 
 
 @router.get("/metrics", dependencies=[Depends(may_infer)], response_class=Response, responses=_METRICS)

@@ -29,7 +29,6 @@ from loradex.server.errors import AsciiJSON, path_of, say
 from loradex.server.state import TheConfig, TheService
 from loradex.server.wire.error import VllmErrorBody, VllmErrorReply
 from loradex.server.wire.vllm import LoadLoraBody, UnloadLoraBody
-from loradex.service.service import Service
 
 log = structlog.get_logger("loradex.server")
 
@@ -105,8 +104,7 @@ async def load_lora_adapter(body: LoadLoraBody, service: TheService, config: The
         said = f"Loading lora {name} failed: No adapter found for {body.lora_path}"
         raise Refusal(404, "NotFoundError", said) from error
     except AdapterInvalid as error:
-        said = await _rank_sentence(service, body.lora_path)
-        raise Refusal(400, "BadRequestError", f"{said}{error.message}. {error.hint}") from error
+        raise Refusal(400, "BadRequestError", f"{error.message}. {error.hint}") from error
     except PathNotAllowed as error:
         raise Refusal(403, "Forbidden", f"{error.message}. {error.hint}") from error
     except InvalidRequest as error:
@@ -129,16 +127,6 @@ async def unload_lora_adapter(body: UnloadLoraBody, service: TheService, config:
     except (AdapterNotFound, InvalidRequest) as error:
         raise missing from error
     return Response(f"Success: LoRA adapter '{name}' removed successfully.", headers=headers)
-
-
-async def _rank_sentence(service: Service, path: str) -> str:
-    """Return vLLM's sentence where the rank is too high: tools look for it."""
-    try:
-        rank = (await service.adapters.check(Path(path))).rank
-    except LoradexError:
-        return ""
-    limit = service.max_lora_rank
-    return f"LoRA rank {rank} is greater than max_lora_rank {limit}. " if rank > limit else ""
 
 
 def _invalid(error: RequestValidationError) -> Response:

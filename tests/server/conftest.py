@@ -1,0 +1,66 @@
+"""Clients of an application that runs in the test's own loop, and adapters for it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from loradex.server.app import create_app
+from loradex.settings import ServerConfig
+
+from .serving import Deck, make_service, save_adapter
+
+
+class App:
+    """An application in this loop, a client for it, and what is behind it."""
+
+    def __init__(self, client: httpx.AsyncClient, deck: Deck) -> None:
+        self.client = client
+        self.deck = deck
+
+    async def post(self, path: str, body: Any = None, **headers: str) -> httpx.Response:
+        """Send JSON."""
+        return await self.client.post(path, json=body, headers={k.replace("_", "-"): v for k, v in headers.items()})
+
+    async def add(self, name: str, *, seed: int = 0, rank: int = 4) -> httpx.Response:
+        """Make an adapter and register it."""
+        folder = save_adapter(self.deck.folder / f"{name}-{seed}-{rank}", seed=seed, rank=rank)
+        reply = await self.post("/api/adapters", {"name": name, "path": str(folder)})
+        assert reply.status_code == 200, reply.text
+        return reply
+
+    async def complete(self, **body: Any) -> httpx.Response:
+        """Ask for a completion."""
+        return await self.post("/v1/completions", {"prompt": "hello", **body})
+
+    async def chat(self, content: Any = "hello", **body: Any) -> httpx.Response:
+        """Ask for a chat completion."""
+        return await self.post("/v1/chat/completions", {"messages": [{"role": "user", "content": content}], **body})
+
+
+Making = Callable[..., Awaitable[App]]
+
+
+@pytest.fixture
+async def making(tmp_path: Path) -> AsyncIterator[Making]:
+    async with AsyncExitStack() as stack:
+
+        async def make(*, max_loras: int = 4, tokens_per_second: float = 0.0, **config: Any) -> App:
+            service, engine = make_service(tmp_path, max_loras=max_loras, tokens_per_second=tokens_per_second)
+            await service.start()
+            stack.push_async_callback(service.stop)
+            transport = httpx.ASGITransport(create_app(service, ServerConfig(**config)))
+            client = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://test"))
+            return App(client, Deck("http://test", service, engine, tmp_path / "adapters"))
+
+        yield make
+
+
+@pytest.fixture
+async def app(making: Making) -> App:
+    return await making()

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from .conftest import App, Making
+from .serving import save_adapter
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
+    assert lines.pop() == "[DONE]"
+    return [json.loads(line) for line in lines]
+
+
+async def test_the_base_answers_when_model_is_missing_null_or_empty(app: App) -> None:
+    for body in ({}, {"model": None}, {"model": ""}, {"model": "base"}, {"model": "tiny-base"}):
+        reply = await app.complete(max_tokens=40, **body)
+        assert reply.json()["choices"][0]["text"] == "base: hello"
+        assert reply.json()["model"] == "tiny-base"
+        assert reply.headers["x-loradex-adapter"] == "base"
+        assert reply.json()["system_fingerprint"].endswith("-base")
+
+
+async def test_an_adapter_answers_and_says_so(app: App) -> None:
+    digest = (await app.add("medical")).json()["digest"]
+    reply = await app.complete(model="medical", max_tokens=40)
+    assert reply.json()["choices"][0]["text"] == f"{digest[:8]}: hello"
+    assert reply.json()["model"] == "medical"
+    assert reply.headers["x-loradex-adapter"] == "medical@1"
+    assert digest[:12] in reply.json()["system_fingerprint"]
+
+
+async def test_an_unknown_model_is_a_404_with_near_names(app: App) -> None:
+    await app.add("medical")
+    reply = await app.complete(model="medcal")
+    error = reply.json()["error"]
+    assert reply.status_code == 404
+    assert (error["code"], error["param"], error["type"]) == ("model_not_found", "model", "invalid_request_error")
+    assert "medical" in error["hint"]
+
+
+@pytest.mark.parametrize("body", [{}, {"max_tokens": None}])
+async def test_16_tokens_are_the_default(app: App, body: dict[str, Any]) -> None:
+    reply = await app.complete(prompt="x" * 50, **body)
+    assert reply.json()["usage"]["completion_tokens"] == 16
+    assert reply.json()["choices"][0]["finish_reason"] == "length"
+
+
+async def test_prompts_of_every_kind(app: App) -> None:
+    ids = list(b"hello")
+    for prompt, count in (("hello", 1), (["hello", "hello"], 2), (ids, 1), ([ids, ids, ids], 3)):
+        choices = (await app.complete(prompt=prompt, max_tokens=40)).json()["choices"]
+        assert [choice["text"] for choice in choices] == ["base: hello"] * count
+        assert [choice["index"] for choice in choices] == list(range(count))
+
+
+async def test_choices_are_numbered_by_prompt_then_answer(app: App) -> None:
+    reply = (await app.complete(prompt=["a", "b"], n=2, max_tokens=40)).json()
+    assert [choice["text"] for choice in reply["choices"]] == ["base: a", "base: a", "base: b", "base: b"]
+    assert reply["usage"]["prompt_tokens"] == 2
+    assert reply["usage"]["total_tokens"] == 2 + reply["usage"]["completion_tokens"]
+
+
+async def test_echo_gives_the_prompt_back(app: App) -> None:
+    for prompt in ("hello", list(b"hello")):
+        reply = await app.complete(prompt=prompt, echo=True, max_tokens=40)
+        assert reply.json()["choices"][0]["text"] == "hellobase: hello"
+        stream = await app.complete(prompt=prompt, echo=True, max_tokens=40, stream=True)
+        assert "".join(event["choices"][0]["text"] for event in events(stream.text)) == "hellobase: hello"
+
+
+async def test_a_stop_string_ends_the_answer(app: App) -> None:
+    choice = (await app.complete(stop="ell", max_tokens=40)).json()["choices"][0]
+    assert (choice["text"], choice["finish_reason"], choice["stop_reason"]) == ("base: h", "stop", "ell")
+    choice = (await app.complete(stop=["ell"], include_stop_str_in_output=True, max_tokens=40)).json()["choices"][0]
+    assert choice["text"] == "base: hell"
+
+
+async def test_a_stop_token_is_told_by_its_id(app: App) -> None:
+    choice = (await app.complete(stop_token_ids=[ord(":")], max_tokens=40)).json()["choices"][0]
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", ord(":"))
+
+
+async def test_logprobs_have_one_entry_a_token(app: App) -> None:
+    reply = (await app.complete(logprobs=2, max_tokens=5)).json()
+    told = reply["choices"][0]["logprobs"]
+    assert "".join(told["tokens"]) == "base:"
+    assert told["text_offset"] == [0, 1, 2, 3, 4]
+    stream = events((await app.complete(logprobs=2, max_tokens=5, stream=True)).text)
+    parts = [event["choices"][0]["logprobs"] for event in stream if event["choices"][0]["logprobs"]]
+    assert [offset for part in parts for offset in part["text_offset"]] == [0, 1, 2, 3, 4]
+
+
+async def test_a_stream_says_the_same_and_ends_with_a_reason(app: App) -> None:
+    await app.add("medical")
+    for model in ("base", "medical"):
+        whole = (await app.complete(model=model, max_tokens=40)).json()["choices"][0]
+        reply = await app.complete(model=model, max_tokens=40, stream=True)
+        chunks = events(reply.text)
+        assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == whole["text"]
+        assert [chunk["choices"][0]["finish_reason"] for chunk in chunks][-2:] == [None, "stop"]
+        assert reply.headers["content-type"].startswith("text/event-stream")
+        assert reply.headers["x-loradex-adapter"] == ("base" if model == "base" else "medical@1")
+        assert not any("usage" in chunk for chunk in chunks)
+
+
+async def test_a_stream_of_several_prompts_mixes_its_choices(app: App) -> None:
+    chunks = events((await app.complete(prompt=["a", "b"], n=2, max_tokens=40, stream=True)).text)
+    said = [""] * 4
+    for chunk in chunks:
+        said[chunk["choices"][0]["index"]] += chunk["choices"][0]["text"]
+    assert said == ["base: a", "base: a", "base: b", "base: b"]
+
+
+async def test_usage_comes_last_when_it_is_asked_for(app: App) -> None:
+    options = {"include_usage": True}
+    chunks = events((await app.complete(max_tokens=40, stream=True, stream_options=options)).text)
+    assert all(chunk["usage"] is None for chunk in chunks[:-1])
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"]["completion_tokens"] == len("base: hello") + 1
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = events((await app.complete(max_tokens=40, stream=True, stream_options=options)).text)
+    assert [chunk["usage"]["completion_tokens"] for chunk in chunks[:3]] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "code"),
+    [
+        ({"prompt": ""}, "prompt", "invalid_request"),
+        ({"prompt": []}, "prompt", "invalid_request"),
+        ({"prompt": [""]}, "prompt", "invalid_request"),
+        ({"prompt": [[]]}, "prompt", "invalid_request"),
+        ({"prompt": None}, "prompt", "invalid_request"),
+        ({"prompt": {"a": 1}}, "prompt", "invalid_request"),
+        ({"prompt": ["a", 1]}, "prompt", "invalid_request"),
+        ({"prompt": [-1]}, "prompt", "invalid_request"),
+        ({"prompt": [10**12]}, "prompt", "invalid_request"),
+        ({"prompt": ["x"] * 2049}, "prompt", "invalid_request"),
+        ({"prompt": "x" * 600}, "prompt", "context_length_exceeded"),
+        ({"max_tokens": -1}, "max_tokens", "invalid_request"),
+        ({"max_tokens": 0}, "max_tokens", "invalid_request"),
+        ({"max_tokens": "5"}, "max_tokens", "invalid_request"),
+        ({"max_tokens": 513}, "max_tokens", "context_length_exceeded"),
+        ({"min_tokens": 20}, "min_tokens", "invalid_request"),
+        ({"temperature": 2.1}, "temperature", "invalid_request"),
+        ({"temperature": "hot"}, "temperature", "invalid_request"),
+        ({"top_p": 0}, "top_p", "invalid_request"),
+        ({"n": 2, "temperature": 0}, "n", "invalid_request"),
+        ({"n": 0}, "n", "invalid_request"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "invalid_request"),
+        ({"stop": [""]}, "stop", "invalid_request"),
+        ({"stop": 5}, "stop", "invalid_request"),
+        ({"stop_token_ids": [257]}, "stop_token_ids", "invalid_request"),
+        ({"logit_bias": {"x": 1}}, "logit_bias", "invalid_request"),
+        ({"logit_bias": {"257": 1}}, "logit_bias", "invalid_request"),
+        ({"logit_bias": {"5": 101}}, "logit_bias", "invalid_request"),
+        ({"logprobs": 21}, "logprobs", "invalid_request"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_request"),
+        ({"echo": True, "logprobs": 1}, "logprobs", "unsupported"),
+        ({"best_of": 2}, "best_of", "unsupported"),
+        ({"suffix": "end"}, "suffix", "unsupported"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "unsupported"),
+        ({"guided_json": {}, "guided_regex": "a"}, "guided_regex", "unsupported"),
+        ({"lora_request": {"lora_name": "x"}}, "lora_request", "unsupported"),
+        ({"model": 5}, "model", "invalid_request"),
+    ],
+)
+async def test_bad_input_is_a_400_that_names_the_field(app: App, body: dict[str, Any], param: str, code: str) -> None:
+    for stream in (False, True):
+        reply = await app.complete(**body, **({"stream": True} if stream and "stream_options" not in body else {}))
+        error = reply.json()["error"]
+        assert reply.status_code == 400
+        assert (error["param"], error["code"]) == (param, code)
+        assert error["message"]
+        assert error["hint"]
+
+
+async def test_what_merely_does_not_fit_beside_the_prompt_is_cut(app: App) -> None:
+    reply = (await app.complete(prompt="x" * 500, max_tokens=100)).json()
+    assert reply["usage"]["completion_tokens"] == 12
+
+
+async def test_unknown_fields_are_ignored_and_named(app: App) -> None:
+    reply = await app.complete(frobnicate=1, metadata={}, user="me", suffix=None, best_of=1)
+    assert reply.status_code == 200
+    assert reply.headers["x-loradex-ignored"] == "frobnicate, metadata, suffix"
+
+
+async def test_unknown_fields_are_refused_when_strict(making: Making) -> None:
+    app = await making(strict=True)
+    reply = await app.complete(frobnicate=1)
+    assert reply.status_code == 400
+    assert "frobnicate" in reply.json()["error"]["message"]
+
+
+async def test_the_request_id_becomes_the_completions_id(app: App) -> None:
+    bodies = await asyncio.gather(*(app.post("/v1/completions", {"prompt": "a"}, x_request_id="mine") for _ in "ab"))
+    for reply in bodies:
+        assert reply.json()["id"] == "cmpl-mine"
+        assert reply.headers["x-request-id"] == "mine"
+
+
+async def test_a_failure_on_the_way_is_a_500_or_an_event(app: App) -> None:
+    digest = (await app.add("medical")).json()["digest"]
+    app.deck.engine.fail_answer.add(digest)
+    reply = await app.complete(model="medical")
+    assert reply.status_code == 500
+    assert reply.json()["error"]["code"] == "engine_failed"
+    stream = await app.complete(model="medical", stream=True)
+    assert stream.status_code == 200
+    assert json.loads(stream.text.removeprefix("data: "))["error"]["code"] == "engine_failed"
+    assert app.deck.idle()
+
+
+async def test_no_slot_in_time_is_a_503_that_says_to_come_back(making: Making) -> None:
+    app = await making(max_loras=1, tokens_per_second=20.0)
+    await app.add("one")
+    asking = asyncio.create_task(app.complete(model="one", prompt="x" * 80, max_tokens=60))
+    while not app.deck.leases():
+        await asyncio.sleep(0)
+    folder = save_adapter(app.deck.folder / "two", seed=2)
+    reply = await app.post("/api/adapters", {"name": "two", "path": str(folder)})
+    assert reply.status_code == 503
+    assert reply.headers["retry-after"] == "1"
+    assert reply.json()["error"]["type"] == "server_error"
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert app.deck.idle()
