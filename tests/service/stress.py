@@ -15,6 +15,7 @@ from loradex.core.sampling import Sampling
 from loradex.engine.base import Engine
 from loradex.errors import AdapterNotFound, Conflict, LoradexError, ModelNotFound, Overloaded
 from loradex.registry.registry import Registry
+from loradex.service.adapters import Mode
 from loradex.service.generate import Answer, Ask
 from loradex.service.service import Service
 
@@ -49,12 +50,14 @@ async def stress(
     max_tokens: int = 24,
     max_rank: int = 8,
     queue_seconds: float = 10.0,
+    immediate: float = 0.0,
     names: Callable[[str, AdapterRef | None], bool] | None = None,
 ) -> Report:
     """Run the storm on an engine that is not started and an empty registry; raises AssertionError on a broken promise.
 
     Sampling is greedy, so one digest gives one prompt one answer: an answer of two versions would differ from the
-    others. `names` may look at each whole text and its version besides.
+    others. `names` may look at each whole text and its version besides. `immediate` is the share of replaces that switch
+    running answers; with any, what the answers say is not compared.
     """
     service = Service(
         registry,
@@ -66,7 +69,7 @@ async def stress(
     )
     await service.start()
     try:
-        storm = Storm(service, folder, random.Random(seed), contents, max_tokens, names)
+        storm = Storm(service, folder, random.Random(seed), contents, max_tokens, immediate, names)
         await storm.prepare()
         await storm.blow(streams, replaces)
         await storm.check()
@@ -85,12 +88,14 @@ class Storm:
         chance: random.Random,
         contents: int,
         max_tokens: int,
+        immediate: float,
         names: Callable[[str, AdapterRef | None], bool] | None,
     ) -> None:
         self._service = service
         self._chance = chance
         self._folders = [save_adapter(folder / str(i), service.info, seed=i, rank=2 + i % 3) for i in range(contents)]
         self._max_tokens = max_tokens
+        self._immediate = immediate
         self._names = names
         self._over = False
         self.report = Report()
@@ -119,6 +124,8 @@ class Storm:
         resident = {state.digest for state in states.values() if state.resident}
         assert resident == set(states) == {held.digest for held in service.engine.resident()}
         assert len(resident) <= service.max_loras
+        self.report.counts["evictions"] = service.residency.evictions
+        self._check_store()
         stats = service.engine.stats()
         assert (stats.running, stats.waiting) == (0, 0)
         for name in NAMES:
@@ -126,6 +133,12 @@ class Storm:
                 await self._ask_once(name, prompt, self._max_tokens)
         await service.residency.settle()
         assert all(state.leases == 0 for state in service.residency.states().values())
+
+    def _check_store(self) -> None:
+        """Check that the store holds what is registered, and nothing else."""
+        registered = {version.digest for record in self._service.registry.list() for version in record.versions}
+        weights = (self._service.registry.home / "blobs").rglob("*.safetensors")
+        assert {path.parent.name for path in weights} == registered
 
     async def _stream(self) -> None:
         while not self._over:
@@ -176,16 +189,20 @@ class Storm:
         assert end is not None
         assert end.reason in ("stop", "length")
         digest = answer.ref.digest if answer.ref is not None else None
+        self.report.counts["answered"] += 1
+        if self._immediate:
+            self.report.counts["switched"] += end.adapter != digest
+            return
         assert end.adapter == digest
         if self._names is not None:
             assert self._names(text, answer.ref), (text, answer.ref)
         assert self.report.answers.setdefault((digest, prompt, length), text) == text
-        self.report.counts["answered"] += 1
 
     async def _replace(self, count: int) -> None:
         for _ in range(count):
             name, folder = self._chance.choice(NAMES), self._chance.choice(self._folders)
-            await self._verb("replaced", self._service.adapters.add(name, folder, trusted=True))
+            mode: Mode = "immediate" if self._chance.random() < self._immediate else "drain"
+            await self._verb("replaced", self._service.adapters.add(name, folder, mode=mode, trusted=True))
 
     async def _repeat(self, verb: Callable[[], asyncio.Future[None] | object]) -> None:
         while not self._over:
