@@ -83,15 +83,14 @@ def show(out: Output, target: Target, name: Name) -> None:
             marks[each.version],
             each.digest[:12],
             str(each.rank),
-            human_count(each.parameters),
             human_size(each.bytes),
             "yes" if each.resident else "",
-            each.created_at[:19].replace("T", " "),
+            each.created_at[:16].replace("T", " "),
             each.source,
         )
         for each in found.versions
     ]
-    columns = ("version", "aliases", "digest", "rank", "weights", "size", "resident", "added (UTC)", "source")
+    columns = ("version", "aliases", "digest", "rank", "size", "resident", "added (UTC)", "source")
     out.table(columns, rows, found, [f"{name}@{each}" for each in _numbers(found)])
     out.say("* is what the bare name means" if found.enabled else "This name is disabled: add it again to serve it")
 

@@ -50,7 +50,7 @@ app.add_typer(config.app)
 
 
 def root() -> TyperGroup:
-    """Return the parsed-out tree of commands."""
+    """Return the tree of commands."""
     return cast(TyperGroup, typer.main.get_command(app))
 
 
@@ -64,11 +64,12 @@ def run(argv: Sequence[str]) -> int:
     words = rewritten(argv)
     out = Output("json" if "--json" in words else "human")
     try:
-        page = help_page(root(), words, PROGRAM)
+        commands = root()
+        page = help_page(commands, words, PROGRAM)
         if page is not None:
             out.raw(page)
             return 0
-        return int(app(words, prog_name=PROGRAM, standalone_mode=False) or 0)
+        return int(commands.main(words, prog_name=PROGRAM, standalone_mode=False) or 0)
     except TyperException as error:
         failed = _usage(error)
         out.error(failed)

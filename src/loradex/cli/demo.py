@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -129,7 +129,10 @@ def _play(out: Output, assets: DemoAssets, settings: Settings) -> Facts:
 def _serve(out: Output, assets: DemoAssets, settings: Settings) -> None:
     question = assets.about("medical").text
 
+    bars = ExitStack()
+
     def ready(url: str) -> None:
+        bars.close()
         models = ["base", *settings.adapters]
         out.data({"url": url, "models": models}, f"serving {', '.join(models)} at {url}", quiet=[url])
         out.say("\n" + _SNIPPET.format(url=url, question=question) + "\n")
@@ -138,7 +141,8 @@ def _serve(out: Output, assets: DemoAssets, settings: Settings) -> None:
         out.next(f"loradex adapter add medical {assets.adapter('medical-v2')}{where}")
         out.say("Ctrl+C stops it", style="dim")
 
-    with out.progress() as progress:
+    with bars:
+        progress = bars.enter_context(out.progress())
         _server(settings, progress).run(progress, ready)
 
 
@@ -152,7 +156,7 @@ def _shown(facts: Facts) -> list[RenderableType]:
     rate = facts.batch_tokens / facts.batch_seconds if facts.batch_seconds else 0.0
     return [
         Rule("One base model, three experts, one batch", align="left"),
-        grid(("question", *facts.speakers), asked),
+        grid(("question", *facts.speakers), asked, wrap=True),
         f"{facts.batch_answers} answers at once in {human_time(facts.batch_seconds)} ({rate:.0f} tokens/s); "
         "* knows the answer\n",
         Rule("One expert replaced while it answers", align="left"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,4 +80,4 @@ def explained(error: BaseException) -> Explained:
 def _reason(cause: BaseException) -> str:
     if isinstance(cause, OSError) and cause.strerror:
         return f"{cause.strerror}: {cause.filename}" if cause.filename else cause.strerror
-    return str(cause) or type(cause).__name__
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(cause)) or type(cause).__name__

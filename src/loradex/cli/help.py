@@ -38,10 +38,11 @@ class Command(TyperCommand):
 
 
 def help_page(root: TyperGroup, words: Sequence[str], program: str) -> str | None:
-    """Return the help that the arguments ask for; None where they do not, or name no command."""
+    """Return the help that the arguments ask for, or that a group without a command needs.
+
+    None where they ask for none, or name no command.
+    """
     before = list(words[: words.index("--")] if "--" in words else words)
-    if not _ASKS & set(before):
-        return None
     command: Any = root
     context = typer.Context(root, info_name=program, **root.context_settings)
     for word in before:
@@ -51,5 +52,7 @@ def help_page(root: TyperGroup, words: Sequence[str], program: str) -> str | Non
             return None
         command = command.commands[word]
         context = typer.Context(command, info_name=word, parent=context, **command.context_settings)
+    if not (_ASKS & set(before)) and not isinstance(command, TyperGroup):
+        return None
     page: str = command.get_help(context)
     return page + "\n"

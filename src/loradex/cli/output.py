@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from loradex.engine.base import Progress
 
+_PIPE_WIDTH = 200
+
 Mode = Literal["human", "json", "quiet"]
 
 
@@ -39,7 +41,8 @@ class Output:
         else:
             from rich.console import Console
 
-            console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+            # A pipe has no width; what reads it must not get words cut in two.
+            console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
             for item in human if isinstance(human, list | tuple) else (human,):
                 console.print(item)
 
@@ -107,15 +110,15 @@ class Output:
         return self._talk
 
 
-def grid(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> RenderableType:
-    """Return a plain table: headings, no lines. Cells are text; other Rich objects pass as they are."""
+def grid(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, wrap: bool = False) -> RenderableType:
+    """Return a plain table; without lines, and without headings where they are empty. The last column may wrap."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in columns:
-        table.add_column(column.upper(), overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, show_header=any(columns))
+    for index, column in enumerate(columns):
+        table.add_column(column.upper(), overflow="fold", no_wrap=not wrap and index < len(columns) - 1)
     for row in rows:
         table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,8 +43,9 @@ def serve(
 ) -> None:
     """Serve a base model with its LoRA adapters over HTTP.
 
-    Clients made for OpenAI's API or for vLLM work as they are. Adapters named here are trusted; clients may load others from the allowed folders. MODEL may also stand in the
-    settings file (engine.model), and so may everything else: see loradex config init.
+    Clients made for OpenAI's API or for vLLM work as they are. Adapters named here are trusted; clients may load others
+    from the allowed folders. MODEL may also stand in the settings file (engine.model), and so may everything else: see
+    loradex config init.
     """
     from loradex.server.run import Server
 
@@ -53,15 +55,20 @@ def serve(
     if model is not None:
         settings = replace(settings, engine=replace(settings.engine, model=model))
     service = make_service(settings)
-    with out.progress() as progress:
+    with ExitStack() as bars:
+        progress = bars.enter_context(out.progress())
 
         async def prepare() -> None:
             await add_adapters(service, settings.adapters, settings.engine.max_loras, progress)
 
+        def ready(url: str) -> None:
+            bars.close()
+            announce(out, service, settings, url)
+
         server = Server(service, settings.server, prepare=prepare)
         server.bind()
         out.say(f"loading {settings.engine.model} ...", style="dim")
-        server.run(progress, lambda url: announce(out, service, settings, url))
+        server.run(progress, ready)
     out.say("stopped")
 
 

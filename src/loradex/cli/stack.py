@@ -50,7 +50,7 @@ async def add_adapters(service: Service, adapters: Mapping[str, Path], max_loras
     for index, (name, path) in enumerate(adapters.items()):
         progress(f"adapter {name}", 0.0)
         try:
-            await service.adapters.add(name, path, load=index < max_loras, trusted=True, actor="serve")
+            await service.adapters.add(name, path.resolve(), load=index < max_loras, trusted=True, actor="serve")
         except LoradexError as error:
             refused[name] = error
         progress(f"adapter {name}", 1.0)
