@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from loradex.adapters.base_model import model_digest
 from loradex.core.model import LinearShape, ModelInfo
 

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.adapters.making import BASE, make_adapter, make_base, make_tensors
+
 from loradex.adapters.check import CheckReport, check, check_folder
 from loradex.adapters.read import read_adapter
 from loradex.core.model import ModelInfo
 from loradex.errors import AdapterInvalid, FilesNotFound
+from tests.adapters.making import BASE, make_adapter, make_base, make_tensors
 
 
 def report(folder: Path, base: ModelInfo = BASE, max_rank: int = 16, **options: Any) -> CheckReport:
@@ -49,7 +50,8 @@ def test_an_adapter_that_touches_nothing_shows_both_sides_names(tmp_path: Path) 
     assert problem.code == "no_match"
     assert problem.what == (
         "None of its 4 modules is in the base model `tiny`: "
-        "the adapter has `model.language_model.layers.0.self_attn.q_proj`, `model.language_model.layers.0.self_attn.v_proj`, "
+        "the adapter has `model.language_model.layers.0.self_attn.q_proj`, "
+        "`model.language_model.layers.0.self_attn.v_proj`, "
         "the base has `model.layers.0.self_attn.q_proj`, `model.layers.0.self_attn.v_proj`"
     )
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.adapters.making import make_tensors, raw_file, safetensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from loradex.adapters.header import read_header
 from loradex.errors import AdapterInvalid, FilesNotFound
+from tests.adapters.making import make_tensors, raw_file, safetensors
 
 
 def refusal(tmp_path: Path, content: bytes) -> tuple[str, str]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from loradex.adapters.keys import Key, foreign, kind, parse_key
 
 Q = "model.layers.0.self_attn.q_proj"

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.adapters.making import make_adapter, make_tensors
+
 from loradex.adapters import read
 from loradex.adapters.digest import digest
 from loradex.adapters.files import find_files
 from loradex.adapters.read import examine, read_adapter
 from loradex.errors import AdapterInvalid, FilesNotFound
+from tests.adapters.making import make_adapter, make_tensors
 
 Q = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
 

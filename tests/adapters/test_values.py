@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.adapters.making import safetensors
+
 from loradex.adapters import values
 from loradex.adapters.header import read_header
 from loradex.adapters.values import not_finite
 from loradex.errors import FilesNotFound
+from tests.adapters.making import safetensors
 
 
 def scan(path: Path, **tensors: np.ndarray) -> dict[str, int]:

@@ -8,6 +8,9 @@ from typing import Any
 
 from loradex.errors import AdapterInvalid, MissingExtra, Problem
 
+# What torch lets through when the file is not what it expects.
+_BROKEN = (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
+
 
 def convert(source: Path, target: Path) -> None:
     """Write the tensors of a `.bin` file as safetensors, always the same bytes for the same tensors.
@@ -26,16 +29,9 @@ def convert(source: Path, target: Path) -> None:
         raise MissingExtra("PyTorch, which reads .bin adapters,", "local") from error
     try:
         found: Any = torch.load(source, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-    ) as error:
-        raise _invalid(source, f"cannot be read as tensors alone: {str(error).splitlines()[0][:200]}") from error
+    except _BROKEN as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise _invalid(source, f"cannot be read as tensors alone: {reason[:200]}") from error
     if not isinstance(found, dict) or not found:
         raise _invalid(source, "does not hold a table of named tensors")
     for name, tensor in found.items():
