@@ -51,6 +51,7 @@ class Deck:
         max_num_seqs: int = 64,
         queue_seconds: float = 5.0,
         fair_seconds: float = 60.0,
+        busy_seconds: float = 10.0,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.folder = tmp / "adapters"
@@ -58,7 +59,7 @@ class Deck:
             model="models/tiny", max_loras=max_loras, max_num_seqs=max_num_seqs, max_model_len=256, max_lora_rank=8
         )
         self.engine = FakeEngine(config)
-        self.registry = Registry(tmp / "home")
+        self.registry = Registry(tmp / "home", busy_seconds=busy_seconds)
         more = {"clock": clock} if clock is not None else {}
         self.service = Service(
             self.registry,
