@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from loradex.server.app import create_app
 from loradex.settings import ServerConfig
@@ -43,6 +44,22 @@ class App:
         return await self.post("/v1/chat/completions", {"messages": [{"role": "user", "content": content}], **body})
 
 
+@asynccontextmanager
+async def running(
+    tmp: Path, *, max_loras: int = 4, tokens_per_second: float = 0.0, **config: Any
+) -> AsyncIterator[App]:
+    """Run an application in this loop."""
+    service, engine = make_service(tmp, max_loras=max_loras, tokens_per_second=tokens_per_second)
+    await service.start()
+    transport = httpx.ASGITransport(create_app(service, ServerConfig(**config)))
+    try:
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            yield App(client, Deck("http://test", service, engine, tmp / "adapters"))
+    finally:
+        await service.stop()
+        service.registry.close()
+
+
 Making = Callable[..., Awaitable[App]]
 
 
@@ -50,13 +67,8 @@ Making = Callable[..., Awaitable[App]]
 async def making(tmp_path: Path) -> AsyncIterator[Making]:
     async with AsyncExitStack() as stack:
 
-        async def make(*, max_loras: int = 4, tokens_per_second: float = 0.0, **config: Any) -> App:
-            service, engine = make_service(tmp_path, max_loras=max_loras, tokens_per_second=tokens_per_second)
-            await service.start()
-            stack.push_async_callback(service.stop)
-            transport = httpx.ASGITransport(create_app(service, ServerConfig(**config)))
-            client = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://test"))
-            return App(client, Deck("http://test", service, engine, tmp_path / "adapters"))
+        async def make(**options: Any) -> App:
+            return await stack.enter_async_context(running(tmp_path, **options))
 
         yield make
 
@@ -64,3 +76,10 @@ async def making(tmp_path: Path) -> AsyncIterator[Making]:
 @pytest.fixture
 async def app(making: Making) -> App:
     return await making()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[App]:
+    """One application for many tests that change nothing; they run in the module's loop."""
+    async with running(tmp_path_factory.mktemp("shared")) as app:
+        yield app

@@ -96,6 +96,7 @@ async def test_an_alias_holds_its_version(app: App) -> None:
     assert (reply.status_code, reply.json()["error"]["code"]) == (409, "conflict")
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "code"),
     [
@@ -123,9 +124,9 @@ async def test_an_alias_holds_its_version(app: App) -> None:
     ],
 )
 async def test_bad_input_is_refused_in_the_envelope(
-    app: App, method: str, path: str, body: Any, status: int, code: str
+    shared: App, method: str, path: str, body: Any, status: int, code: str
 ) -> None:
-    reply = await app.client.request(method, path, json=body)
+    reply = await shared.client.request(method, path, json=body)
     assert (reply.status_code, reply.json()["error"]["code"]) == (status, code)
     assert reply.json()["error"]["hint"]
 

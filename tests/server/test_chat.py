@@ -9,8 +9,9 @@ from .conftest import App, Making
 from .test_completions import events
 
 
-async def test_a_conversation_is_answered(app: App) -> None:
-    reply = (await app.chat(max_tokens=100)).json()
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_conversation_is_answered(shared: App) -> None:
+    reply = (await shared.chat(max_tokens=100)).json()
     choice = reply["choices"][0]
     assert choice["message"] == {"role": "assistant", "content": "base: user: hello\nassistant: "}
     assert (choice["finish_reason"], choice["stop_reason"], choice["logprobs"]) == ("stop", None, None)
@@ -19,17 +20,20 @@ async def test_a_conversation_is_answered(app: App) -> None:
     assert reply["usage"]["total_tokens"] == reply["usage"]["prompt_tokens"] + reply["usage"]["completion_tokens"]
 
 
-async def test_without_a_limit_the_context_is_the_limit(app: App) -> None:
-    reply = (await app.chat(ignore_eos=True)).json()
+@pytest.mark.asyncio(loop_scope="module")
+async def test_without_a_limit_the_context_is_the_limit(shared: App) -> None:
+    reply = (await shared.chat(ignore_eos=True)).json()
     assert reply["usage"]["total_tokens"] == 512
     assert reply["choices"][0]["finish_reason"] == "length"
 
 
-async def test_max_completion_tokens_wins(app: App) -> None:
-    reply = (await app.chat(max_tokens=100, max_completion_tokens=3)).json()
+@pytest.mark.asyncio(loop_scope="module")
+async def test_max_completion_tokens_wins(shared: App) -> None:
+    reply = (await shared.chat(max_tokens=100, max_completion_tokens=3)).json()
     assert reply["usage"]["completion_tokens"] == 3
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
     ("messages", "rendered"),
     [
@@ -45,17 +49,19 @@ async def test_max_completion_tokens_wins(app: App) -> None:
         ),
     ],
 )
-async def test_turns_are_rendered(app: App, messages: list[dict[str, Any]], rendered: str) -> None:
+async def test_turns_are_rendered(shared: App, messages: list[dict[str, Any]], rendered: str) -> None:
     body = {"messages": messages, "max_tokens": 100, "add_generation_prompt": False}
-    reply = await app.post("/v1/chat/completions", body)
+    reply = await shared.post("/v1/chat/completions", body)
     assert reply.json()["choices"][0]["message"]["content"] == f"base: {rendered}"
 
 
-async def test_the_last_turn_can_be_continued(app: App) -> None:
-    reply = await app.chat(continue_final_message=True, max_tokens=100)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_last_turn_can_be_continued(shared: App) -> None:
+    reply = await shared.chat(continue_final_message=True, max_tokens=100)
     assert reply.json()["choices"][0]["message"]["content"] == "base: user: hello"
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
     ("body", "param", "code"),
     [
@@ -102,16 +108,19 @@ async def test_the_last_turn_can_be_continued(app: App) -> None:
         ({"chat_template": "{{ x }}"}, "chat_template", "invalid_request"),
     ],
 )
-async def test_bad_input_is_a_400_that_names_the_field(app: App, body: dict[str, Any], param: str, code: str) -> None:
+async def test_bad_input_is_a_400_that_names_the_field(
+    shared: App, body: dict[str, Any], param: str, code: str
+) -> None:
     for stream in (False, True):
-        reply = await app.chat(stream=stream, **body) if "messages" not in body else None
+        reply = await shared.chat(stream=stream, **body) if "messages" not in body else None
         if reply is None:
-            reply = await app.post("/v1/chat/completions", {"stream": stream, **body})
+            reply = await shared.post("/v1/chat/completions", {"stream": stream, **body})
         error = reply.json()["error"]
         assert reply.status_code == 400
         assert (error["param"], error["code"]) == (param, code)
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
     "body",
     [
@@ -125,17 +134,18 @@ async def test_bad_input_is_a_400_that_names_the_field(app: App, body: dict[str,
         {"function_call": "none", "stop": [], "logit_bias": {}, "user": "me", "store": False},
     ],
 )
-async def test_what_asks_for_nothing_special_passes(app: App, body: dict[str, Any]) -> None:
-    reply = await app.chat(max_tokens=3, **body)
+async def test_what_asks_for_nothing_special_passes(shared: App, body: dict[str, Any]) -> None:
+    reply = await shared.chat(max_tokens=3, **body)
     assert reply.status_code == 200, reply.text
 
 
-async def test_logprobs_are_told_for_each_token(app: App) -> None:
-    reply = (await app.chat(max_tokens=5, logprobs=True, top_logprobs=2)).json()
+@pytest.mark.asyncio(loop_scope="module")
+async def test_logprobs_are_told_for_each_token(shared: App) -> None:
+    reply = (await shared.chat(max_tokens=5, logprobs=True, top_logprobs=2)).json()
     told = reply["choices"][0]["logprobs"]["content"]
     assert [each["token"] for each in told] == list("base:")
     assert all(len(each["top_logprobs"]) == 2 for each in told)
-    reply = (await app.chat(max_tokens=5, logprobs=True)).json()
+    reply = (await shared.chat(max_tokens=5, logprobs=True)).json()
     assert all(each["top_logprobs"] == [] for each in reply["choices"][0]["logprobs"]["content"])
 
 
@@ -158,15 +168,17 @@ async def test_a_stream_begins_with_the_role_and_ends_with_the_reason(app: App) 
     assert reply.headers["x-loradex-adapter"] == "medical@1"
 
 
-async def test_half_a_character_is_empty_text(app: App) -> None:
-    chunks = events((await app.chat("ü", max_tokens=100, stream=True, logprobs=True)).text)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_half_a_character_is_empty_text(shared: App) -> None:
+    chunks = events((await shared.chat("ü", max_tokens=100, stream=True, logprobs=True)).text)
     tokens = [each for chunk in chunks for each in (chunk["choices"][0].get("logprobs") or {}).get("content", [])]
     assert "ü" in "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
     assert {"token": "", "bytes": []}.items() <= next(each for each in tokens if not each["bytes"]).items()
 
 
-async def test_usage_comes_last_when_it_is_asked_for(app: App) -> None:
-    reply = await app.chat(max_tokens=5, stream=True, stream_options={"include_usage": True})
+@pytest.mark.asyncio(loop_scope="module")
+async def test_usage_comes_last_when_it_is_asked_for(shared: App) -> None:
+    reply = await shared.chat(max_tokens=5, stream=True, stream_options={"include_usage": True})
     chunks = events(reply.text)
     assert all(chunk["usage"] is None for chunk in chunks[:-1])
     assert chunks[-1]["choices"] == []
@@ -189,8 +201,9 @@ async def test_a_refused_request_leaves_nothing_behind(app: App) -> None:
     assert app.deck.idle()
 
 
-async def test_an_error_has_the_whole_envelope(app: App) -> None:
-    reply = await app.post(
+@pytest.mark.asyncio(loop_scope="module")
+async def test_an_error_has_the_whole_envelope(shared: App) -> None:
+    reply = await shared.post(
         "/v1/chat/completions", {"messages": [{"role": "user"}], "model": "nope"}, x_request_id="abc"
     )
     error = json.loads(reply.content)["error"]

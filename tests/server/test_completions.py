@@ -16,9 +16,10 @@ def events(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-async def test_the_base_answers_when_model_is_missing_null_or_empty(app: App) -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_base_answers_when_model_is_missing_null_or_empty(shared: App) -> None:
     for body in ({}, {"model": None}, {"model": ""}, {"model": "base"}, {"model": "tiny-base"}):
-        reply = await app.complete(max_tokens=40, **body)
+        reply = await shared.complete(max_tokens=40, **body)
         assert reply.json()["choices"][0]["text"] == "base: hello"
         assert reply.json()["model"] == "tiny-base"
         assert reply.headers["x-loradex-adapter"] == "base"
@@ -43,54 +44,61 @@ async def test_an_unknown_model_is_a_404_with_near_names(app: App) -> None:
     assert "medical" in error["hint"]
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("body", [{}, {"max_tokens": None}])
-async def test_16_tokens_are_the_default(app: App, body: dict[str, Any]) -> None:
-    reply = await app.complete(prompt="x" * 50, **body)
+async def test_16_tokens_are_the_default(shared: App, body: dict[str, Any]) -> None:
+    reply = await shared.complete(prompt="x" * 50, **body)
     assert reply.json()["usage"]["completion_tokens"] == 16
     assert reply.json()["choices"][0]["finish_reason"] == "length"
 
 
-async def test_prompts_of_every_kind(app: App) -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_prompts_of_every_kind(shared: App) -> None:
     ids = list(b"hello")
     for prompt, count in (("hello", 1), (["hello", "hello"], 2), (ids, 1), ([ids, ids, ids], 3)):
-        choices = (await app.complete(prompt=prompt, max_tokens=40)).json()["choices"]
+        choices = (await shared.complete(prompt=prompt, max_tokens=40)).json()["choices"]
         assert [choice["text"] for choice in choices] == ["base: hello"] * count
         assert [choice["index"] for choice in choices] == list(range(count))
 
 
-async def test_choices_are_numbered_by_prompt_then_answer(app: App) -> None:
-    reply = (await app.complete(prompt=["a", "b"], n=2, max_tokens=40)).json()
+@pytest.mark.asyncio(loop_scope="module")
+async def test_choices_are_numbered_by_prompt_then_answer(shared: App) -> None:
+    reply = (await shared.complete(prompt=["a", "b"], n=2, max_tokens=40)).json()
     assert [choice["text"] for choice in reply["choices"]] == ["base: a", "base: a", "base: b", "base: b"]
     assert reply["usage"]["prompt_tokens"] == 2
     assert reply["usage"]["total_tokens"] == 2 + reply["usage"]["completion_tokens"]
 
 
-async def test_echo_gives_the_prompt_back(app: App) -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_echo_gives_the_prompt_back(shared: App) -> None:
     for prompt in ("hello", list(b"hello")):
-        reply = await app.complete(prompt=prompt, echo=True, max_tokens=40)
+        reply = await shared.complete(prompt=prompt, echo=True, max_tokens=40)
         assert reply.json()["choices"][0]["text"] == "hellobase: hello"
-        stream = await app.complete(prompt=prompt, echo=True, max_tokens=40, stream=True)
+        stream = await shared.complete(prompt=prompt, echo=True, max_tokens=40, stream=True)
         assert "".join(event["choices"][0]["text"] for event in events(stream.text)) == "hellobase: hello"
 
 
-async def test_a_stop_string_ends_the_answer(app: App) -> None:
-    choice = (await app.complete(stop="ell", max_tokens=40)).json()["choices"][0]
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_stop_string_ends_the_answer(shared: App) -> None:
+    choice = (await shared.complete(stop="ell", max_tokens=40)).json()["choices"][0]
     assert (choice["text"], choice["finish_reason"], choice["stop_reason"]) == ("base: h", "stop", "ell")
-    choice = (await app.complete(stop=["ell"], include_stop_str_in_output=True, max_tokens=40)).json()["choices"][0]
+    choice = (await shared.complete(stop=["ell"], include_stop_str_in_output=True, max_tokens=40)).json()["choices"][0]
     assert choice["text"] == "base: hell"
 
 
-async def test_a_stop_token_is_told_by_its_id(app: App) -> None:
-    choice = (await app.complete(stop_token_ids=[ord(":")], max_tokens=40)).json()["choices"][0]
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_stop_token_is_told_by_its_id(shared: App) -> None:
+    choice = (await shared.complete(stop_token_ids=[ord(":")], max_tokens=40)).json()["choices"][0]
     assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", ord(":"))
 
 
-async def test_logprobs_have_one_entry_a_token(app: App) -> None:
-    reply = (await app.complete(logprobs=2, max_tokens=5)).json()
+@pytest.mark.asyncio(loop_scope="module")
+async def test_logprobs_have_one_entry_a_token(shared: App) -> None:
+    reply = (await shared.complete(logprobs=2, max_tokens=5)).json()
     told = reply["choices"][0]["logprobs"]
     assert "".join(told["tokens"]) == "base:"
     assert told["text_offset"] == [0, 1, 2, 3, 4]
-    stream = events((await app.complete(logprobs=2, max_tokens=5, stream=True)).text)
+    stream = events((await shared.complete(logprobs=2, max_tokens=5, stream=True)).text)
     parts = [event["choices"][0]["logprobs"] for event in stream if event["choices"][0]["logprobs"]]
     assert [offset for part in parts for offset in part["text_offset"]] == [0, 1, 2, 3, 4]
 
@@ -108,25 +116,28 @@ async def test_a_stream_says_the_same_and_ends_with_a_reason(app: App) -> None:
         assert not any("usage" in chunk for chunk in chunks)
 
 
-async def test_a_stream_of_several_prompts_mixes_its_choices(app: App) -> None:
-    chunks = events((await app.complete(prompt=["a", "b"], n=2, max_tokens=40, stream=True)).text)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_stream_of_several_prompts_mixes_its_choices(shared: App) -> None:
+    chunks = events((await shared.complete(prompt=["a", "b"], n=2, max_tokens=40, stream=True)).text)
     said = [""] * 4
     for chunk in chunks:
         said[chunk["choices"][0]["index"]] += chunk["choices"][0]["text"]
     assert said == ["base: a", "base: a", "base: b", "base: b"]
 
 
-async def test_usage_comes_last_when_it_is_asked_for(app: App) -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_usage_comes_last_when_it_is_asked_for(shared: App) -> None:
     options = {"include_usage": True}
-    chunks = events((await app.complete(max_tokens=40, stream=True, stream_options=options)).text)
+    chunks = events((await shared.complete(max_tokens=40, stream=True, stream_options=options)).text)
     assert all(chunk["usage"] is None for chunk in chunks[:-1])
     assert chunks[-1]["choices"] == []
     assert chunks[-1]["usage"]["completion_tokens"] == len("base: hello") + 1
     options = {"include_usage": True, "continuous_usage_stats": True}
-    chunks = events((await app.complete(max_tokens=40, stream=True, stream_options=options)).text)
+    chunks = events((await shared.complete(max_tokens=40, stream=True, stream_options=options)).text)
     assert [chunk["usage"]["completion_tokens"] for chunk in chunks[:3]] == [1, 2, 3]
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
     ("body", "param", "code"),
     [
@@ -169,9 +180,11 @@ async def test_usage_comes_last_when_it_is_asked_for(app: App) -> None:
         ({"model": 5}, "model", "invalid_request"),
     ],
 )
-async def test_bad_input_is_a_400_that_names_the_field(app: App, body: dict[str, Any], param: str, code: str) -> None:
+async def test_bad_input_is_a_400_that_names_the_field(
+    shared: App, body: dict[str, Any], param: str, code: str
+) -> None:
     for stream in (False, True):
-        reply = await app.complete(**body, **({"stream": True} if stream and "stream_options" not in body else {}))
+        reply = await shared.complete(**body, **({"stream": True} if stream and "stream_options" not in body else {}))
         error = reply.json()["error"]
         assert reply.status_code == 400
         assert (error["param"], error["code"]) == (param, code)
@@ -179,13 +192,15 @@ async def test_bad_input_is_a_400_that_names_the_field(app: App, body: dict[str,
         assert error["hint"]
 
 
-async def test_what_merely_does_not_fit_beside_the_prompt_is_cut(app: App) -> None:
-    reply = (await app.complete(prompt="x" * 500, max_tokens=100)).json()
+@pytest.mark.asyncio(loop_scope="module")
+async def test_what_merely_does_not_fit_beside_the_prompt_is_cut(shared: App) -> None:
+    reply = (await shared.complete(prompt="x" * 500, max_tokens=100)).json()
     assert reply["usage"]["completion_tokens"] == 12
 
 
-async def test_unknown_fields_are_ignored_and_named(app: App) -> None:
-    reply = await app.complete(frobnicate=1, metadata={}, user="me", suffix=None, best_of=1)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_unknown_fields_are_ignored_and_named(shared: App) -> None:
+    reply = await shared.complete(frobnicate=1, metadata={}, user="me", suffix=None, best_of=1)
     assert reply.status_code == 200
     assert reply.headers["x-loradex-ignored"] == "frobnicate, metadata, suffix"
 
@@ -197,8 +212,9 @@ async def test_unknown_fields_are_refused_when_strict(making: Making) -> None:
     assert "frobnicate" in reply.json()["error"]["message"]
 
 
-async def test_the_request_id_becomes_the_completions_id(app: App) -> None:
-    bodies = await asyncio.gather(*(app.post("/v1/completions", {"prompt": "a"}, x_request_id="mine") for _ in "ab"))
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_request_id_becomes_the_completions_id(shared: App) -> None:
+    bodies = await asyncio.gather(*(shared.post("/v1/completions", {"prompt": "a"}, x_request_id="mine") for _ in "ab"))
     for reply in bodies:
         assert reply.json()["id"] == "cmpl-mine"
         assert reply.headers["x-request-id"] == "mine"

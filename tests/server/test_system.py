@@ -23,8 +23,9 @@ async def test_a_server_that_is_not_ready_says_so(app: App) -> None:
     assert (await app.complete()).status_code == 503
 
 
-async def test_info_tells_what_this_is(app: App) -> None:
-    info = (await app.client.get("/api/info")).json()
+@pytest.mark.asyncio(loop_scope="module")
+async def test_info_tells_what_this_is(shared: App) -> None:
+    info = (await shared.client.get("/api/info")).json()
     assert info["product"] == "loradex"
     assert info["model"]["id"] == "tiny-base"
     assert info["model"]["max_model_len"] == info["limits"]["max_model_len"] == 512
@@ -63,14 +64,16 @@ async def test_a_key_is_asked_for_before_the_body_is_read(making: Making) -> Non
     assert reply.status_code == 401
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", "/v1/completions", 405)])
-async def test_unknown_routes_and_wrong_methods_have_a_detail(app: App, method: str, path: str, status: int) -> None:
-    reply = await app.client.request(method, path)
+async def test_unknown_routes_and_wrong_methods_have_a_detail(shared: App, method: str, path: str, status: int) -> None:
+    reply = await shared.client.request(method, path)
     assert reply.status_code == status
     assert set(reply.json()) == {"detail"}
     assert reply.headers["x-request-id"]
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
     ("content", "kind", "said"),
     [
@@ -86,27 +89,29 @@ async def test_unknown_routes_and_wrong_methods_have_a_detail(app: App, method: 
         (b'"hi"', "application/json", "JSON object"),
     ],
 )
-async def test_a_body_that_is_no_json_object_is_a_400(app: App, content: bytes, kind: str, said: str) -> None:
+async def test_a_body_that_is_no_json_object_is_a_400(shared: App, content: bytes, kind: str, said: str) -> None:
     for path in ("/v1/completions", "/v1/chat/completions", "/api/adapters"):
-        reply = await app.client.post(path, content=content, headers={"content-type": kind})
+        reply = await shared.client.post(path, content=content, headers={"content-type": kind})
         assert reply.status_code == 400
         assert said in reply.json()["error"]["message"]
 
 
-async def test_a_body_that_is_too_large_is_a_413(app: App) -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_body_that_is_too_large_is_a_413(shared: App) -> None:
     async def endless():  # type: ignore[no-untyped-def]
         for _ in range(40):
             yield b"x" * (1 << 20)
 
-    reply = await app.client.post("/v1/completions", content=endless(), headers={"content-type": "application/json"})
+    reply = await shared.client.post("/v1/completions", content=endless(), headers={"content-type": "application/json"})
     assert (reply.status_code, reply.json()["error"]["code"]) == (413, "body_too_large")
     headers = {"content-type": "application/json", "content-length": str(1 << 30)}
-    reply = await app.client.post("/v1/completions", content=b"{}", headers=headers)
+    reply = await shared.client.post("/v1/completions", content=b"{}", headers=headers)
     assert reply.status_code == 413
 
 
-async def test_the_openapi_is_complete(app: App) -> None:
-    spec = (await app.client.get("/openapi.json")).json()
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_openapi_is_complete(shared: App) -> None:
+    spec = (await shared.client.get("/openapi.json")).json()
     for path, methods in spec["paths"].items():
         for method, operation in methods.items():
             assert operation["description"], (method, path)

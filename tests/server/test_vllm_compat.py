@@ -52,6 +52,7 @@ async def test_a_second_load_needs_load_inplace(app: App) -> None:
     assert (await app.complete(model="sql")).headers["x-loradex-adapter"] == "sql@2"
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
     ("path", "body", "expected"),
     [
@@ -102,26 +103,32 @@ async def test_a_second_load_needs_load_inplace(app: App) -> None:
     ],
 )
 async def test_refusals_are_in_vllms_words(
-    app: App, path: str, body: dict[str, Any], expected: tuple[int, dict[str, Any]]
+    shared: App, path: str, body: dict[str, Any], expected: tuple[int, dict[str, Any]]
 ) -> None:
-    reply = await app.post(path, body)
+    reply = await shared.post(path, body)
     assert (reply.status_code, reply.json()) == expected
 
 
-async def test_broken_json_and_other_content_types(app: App) -> None:
-    reply = await app.client.post(LOAD, content=b'{"lora_name": "sql" x}', headers={"content-type": "application/json"})
+@pytest.mark.asyncio(loop_scope="module")
+async def test_broken_json_and_other_content_types(shared: App) -> None:
+    reply = await shared.client.post(
+        LOAD, content=b'{"lora_name": "sql" x}', headers={"content-type": "application/json"}
+    )
     assert (reply.status_code, reply.json()["error"]["type"]) == (400, "Bad Request")
     assert reply.json()["error"]["param"] == "body.20"
-    reply = await app.client.post(LOAD, content=b"a=1", headers={"content-type": "application/x-www-form-urlencoded"})
+    reply = await shared.client.post(
+        LOAD, content=b"a=1", headers={"content-type": "application/x-www-form-urlencoded"}
+    )
     assert (reply.status_code, reply.json()["error"]["type"]) == (400, "Bad Request")
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("kind", ["missing", "empty"])
-async def test_a_folder_without_an_adapter_is_not_found(app: App, kind: str) -> None:
-    folder = app.deck.folder / kind
+async def test_a_folder_without_an_adapter_is_not_found(shared: App, kind: str) -> None:
+    folder = shared.deck.folder / kind
     if kind == "empty":
         folder.mkdir()
-    reply = await app.post(LOAD, {"lora_name": "sql", "lora_path": str(folder)})
+    reply = await shared.post(LOAD, {"lora_name": "sql", "lora_path": str(folder)})
     said = f"Loading lora sql failed: No adapter found for {folder}"
     assert (reply.status_code, reply.json()) == error(404, "NotFoundError", said)
 
@@ -136,8 +143,9 @@ async def test_the_whole_report_is_told_with_vllms_sentence_in_it(app: App) -> N
     assert await names(app) == ["tiny-base"]
 
 
-async def test_a_path_outside_the_allowed_folders_is_refused_with_the_fix(app: App) -> None:
-    reply = await app.post(LOAD, {"lora_name": "sql", "lora_path": "/etc"})
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_path_outside_the_allowed_folders_is_refused_with_the_fix(shared: App) -> None:
+    reply = await shared.post(LOAD, {"lora_name": "sql", "lora_path": "/etc"})
     body = reply.json()["error"]
     assert (reply.status_code, body["code"]) == (403, 403)
     assert "--allow-dir" in body["message"]

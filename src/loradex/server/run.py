@@ -7,7 +7,8 @@ import contextlib
 import errno
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from types import FrameType
 
 import uvicorn
 
@@ -160,12 +161,10 @@ class Server:
 class _Uvicorn(uvicorn.Server):
     """Uvicorn, with signals that end it well: the exit status is the program's own, not that of a killed process."""
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        with super().capture_signals():
-            yield
-            # Uvicorn would raise them again, which would kill the process before the service has stopped.
-            self._captured_signals.clear()
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # Uvicorn would note the signal and raise it again at its end, before the service has stopped.
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
 
 def _bind(host: str, port: int) -> socket.socket:
