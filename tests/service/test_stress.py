@@ -17,21 +17,21 @@ def names_one_version(text: str, ref: AdapterRef | None) -> bool:
     return "|" not in text and label.startswith(text.split(":")[0][: len(label)])
 
 
-@pytest.mark.parametrize(("seed", "replaces"), [(1, 50), (2, 15), (3, 15)])
+@pytest.mark.parametrize(("seed", "replaces"), [(1, 50), (2, 10), (3, 10)])
 async def test_a_storm_leaves_nothing_and_mixes_nothing(tmp_path: Path, seed: int, replaces: int) -> None:
     engine = FakeEngine(EngineConfig(model="tiny", max_loras=3, max_num_seqs=4))
     with Registry(tmp_path / "home") as registry:
         report = await stress(
             engine, registry, tmp_path / "adapters", seed=seed, replaces=replaces, names=names_one_version
         )
-    assert report.counts["answered"] > 100
+    assert report.counts["answered"] > 50
     assert report.counts["cancelled"] > 5
-    assert report.counts["evictions"] > 5
+    assert report.counts["evictions"] > 2
     assert report.counts["replaced"] > replaces / 2
 
 
 async def test_a_storm_with_immediate_replaces_leaves_nothing(tmp_path: Path) -> None:
     engine = FakeEngine(EngineConfig(model="tiny", max_loras=3, max_num_seqs=4))
     with Registry(tmp_path / "home") as registry:
-        report = await stress(engine, registry, tmp_path / "adapters", seed=4, replaces=15, immediate=0.7)
+        report = await stress(engine, registry, tmp_path / "adapters", seed=4, replaces=10, immediate=0.7)
     assert report.counts["switched"] > 0
