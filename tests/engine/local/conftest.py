@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import asynccontextmanager
 
 import pytest
-import tiny
 
-from loradex.adapters.adapter import Adapter
 from loradex.adapters.read import read_adapter
 from loradex.engine.config import EngineConfig
 from loradex.engine.local.engine import LocalEngine
 
-
-@dataclass(frozen=True)
-class Family:
-    """A tiny model and its three adapters."""
-
-    name: str
-    base: Path
-    adapters: tuple[Adapter, ...]
-
-    def oracle(self) -> tiny.Oracle:
-        return tiny.Oracle(self.base, [adapter.path for adapter in self.adapters])
+from . import tiny
+from .tiny import Family, Running
 
 
 @pytest.fixture(scope="session")
@@ -41,9 +28,6 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Family]:
         return made[name]
 
     return make
-
-
-Running = Callable[..., AbstractAsyncContextManager[LocalEngine]]
 
 
 @pytest.fixture

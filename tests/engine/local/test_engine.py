@@ -8,9 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from conftest import Family, Running
 
 from loradex.core.event import Delta, Finished
 from loradex.core.prompt import ChatPrompt, Message
@@ -28,6 +26,9 @@ from loradex.errors import (
     InvalidRequest,
     Overloaded,
 )
+
+from . import tiny
+from .tiny import Family, Running
 
 PROMPT = tuple(b"one base, many adapters, one batch")
 

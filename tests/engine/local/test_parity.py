@@ -6,9 +6,7 @@ import asyncio
 import random
 
 import pytest
-import tiny
 import torch
-from conftest import Family, Running
 
 from loradex.core.event import Delta, Finished
 from loradex.core.request import GenerateRequest
@@ -16,6 +14,9 @@ from loradex.core.sampling import Sampling
 from loradex.engine.local.engine import LocalEngine
 from loradex.engine.local.plan import Chunk, StepPlan
 from loradex.engine.local.sequence import Sequence
+
+from . import tiny
+from .tiny import Family, Running
 
 GREEDY = Sampling(temperature=0.0, max_tokens=16)
 

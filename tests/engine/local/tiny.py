@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,6 +25,9 @@ from transformers import (
     Qwen3MoeConfig,
 )
 from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from loradex.adapters.adapter import Adapter
+from loradex.engine.local.engine import LocalEngine
 
 VOCAB = 320
 EOS = 257
@@ -160,3 +165,18 @@ class Oracle:
         """
         logits = self.logits([*prompt, *answer[:-1]], adapter)
         return logits[len(prompt) - 1 :].argmax(dim=-1).tolist()
+
+
+@dataclass(frozen=True)
+class Family:
+    """A tiny model and its three adapters."""
+
+    name: str
+    base: Path
+    adapters: tuple[Adapter, ...]
+
+    def oracle(self) -> Oracle:
+        return Oracle(self.base, [adapter.path for adapter in self.adapters])
+
+
+Running = Callable[..., AbstractAsyncContextManager[LocalEngine]]
