@@ -32,16 +32,13 @@ def _dashed(word: str) -> str:
 
 
 def _repeated(words: Sequence[str]) -> list[str]:
+    """Name `--lora-modules` again before each further value."""
     out: list[str] = []
     taking = False
     for word in words:
-        if word == _SEVERAL:
-            taking = True
-        elif taking and not word.startswith("-") and ("=" in word or word.startswith("{")):
-            out += [_SEVERAL, word]
-        else:
-            if taking and out[-2:-1] != [_SEVERAL]:
-                out.append(_SEVERAL)  # given without a value: let the parser say so
-            taking = False
-            out.append(word)
+        value = "=" in word or word.startswith("{")
+        taking = word == _SEVERAL or (taking and value and not word.startswith("-"))
+        if taking and word != _SEVERAL and out[-1] != _SEVERAL:
+            out.append(_SEVERAL)
+        out.append(word)
     return out

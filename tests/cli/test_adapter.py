@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Loradex
+from tests.server.serving import Deck
+
+
+def test_the_life_of_an_adapter(loradex: Loradex, deck: Deck) -> None:
+    assert loradex("adapter", "add", "medical", deck.folder / "medical").code == 0
+    added = loradex("adapter", "add", "medical", deck.folder / "medical2", "--json").json
+    assert (added["version"], added["previous"]["version"]) == (2, 1)
+    assert "medical" in loradex("adapter", "ls").out
+    assert loradex("adapter", "ls", "-q").out == "medical\n"
+    assert loradex("--json", "adapter", "list").json["adapters"][0]["current"] == 2
+    assert loradex("adapter", "show", "medical", "-q").out == "medical@1\nmedical@2\n"
+    assert "2 *" in loradex("adapter", "show", "medical").out
+    assert loradex("adapter", "rollback", "medical", "-q").out == "medical@1\n"
+    assert loradex("adapter", "promote", "medical", 2, "--alias", "canary", "--json").json["version"] == 2
+    assert loradex("adapter", "rm", "medical", "--version", 2).code == 1  # an alias points to it
+    actions = [each["action"] for each in loradex("adapter", "history", "medical", "--json").json["history"]]
+    assert actions == ["promote", "rollback", "add", "add"]
+    assert loradex("adapter", "rm", "medical").out == "removed medical\n"
+    assert loradex("adapter", "ls", "--json").json == {"adapters": []}
+
+
+def test_no_adapters_yet(loradex: Loradex, deck: Deck) -> None:
+    ran = loradex("adapter", "ls")
+    assert (ran.code, ran.out) == (0, "")
+    assert "loradex adapter add" in ran.err
+
+
+def test_a_refused_adapter_shows_every_problem_with_its_fix(loradex: Loradex, deck: Deck) -> None:
+    for verb in (["add", "x"], ["check"]):
+        ran = loradex("adapter", *verb, deck.folder / "broken")
+        assert ran.code == 1
+        lines = ran.err.splitlines()
+        assert lines[0].startswith("error: ")
+        assert lines[1].startswith("  why: ")
+        assert "NaN" in lines[1]
+        assert lines[2].startswith("  fix: ")
+    error = loradex("adapter", "add", "x", deck.folder / "broken", "--json").error
+    assert error["code"] == "adapter_invalid"
+    assert error["problems"][0]["fix"]
+
+
+def test_check_says_yes_or_no_in_json_and_by_exit_code(loradex: Loradex, deck: Deck) -> None:
+    good = loradex("adapter", "check", deck.folder / "medical", "--json")
+    bad = loradex("adapter", "check", deck.folder / "broken", "--json")
+    assert (good.code, good.json["ok"]) == (0, True)
+    assert (bad.code, bad.json["ok"]) == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "says"),
+    [
+        (["adapter", "show", "medicol"], 3, "medicol"),
+        (["adapter", "add", "x", "adapters/nowhere"], 3, "nowhere"),
+        (["adapter", "add", "x", "."], 1, "--allow-dir"),
+        (["adapter", "add", "no/good", "."], 2, "no/good"),
+        (["adapter", "promote", "x", "one"], 2, "VERSION"),
+        (["adapter", "add", "x"], 2, "PATH"),
+        (["adapter", "rollback", "x", "--mode", "sometimes"], 2, "mode"),
+    ],
+)
+def test_exit_codes(loradex: Loradex, deck: Deck, argv: list[str], code: int, says: str) -> None:
+    ran = loradex(*argv)
+    assert ran.code == code
+    assert says in ran.err
+    assert ran.out == ""
+
+
+def test_a_named_server_must_answer(loradex: Loradex) -> None:
+    ran = loradex("adapter", "ls", "--url", "http://127.0.0.1:9")
+    assert ran.code == 4
+    assert "loradex serve" in ran.err
+
+
+def test_a_base_means_work_without_a_server(loradex: Loradex, tmp_path: Path) -> None:
+    ran = loradex("adapter", "check", tmp_path, "--base", tmp_path / "nothing")
+    assert ran.code == 2
+    assert "config.json" in ran.err

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+
+from loradex.cli.argv import rewritten
+
+
+@pytest.mark.parametrize(
+    ("given", "parsed"),
+    [
+        ("serve m --lora-modules a=1 b=2 --port 1", "serve m --lora-modules a=1 --lora-modules b=2 --port 1"),
+        ("serve --lora-modules a=1 model", "serve --lora-modules a=1 model"),
+        ("serve --lora-modules", "serve --lora-modules"),
+        ("serve --lora-modules --port 1", "serve --lora-modules --port 1"),
+        ("serve --lora-modules=a=1", "serve --lora-modules=a=1"),
+        ("serve --max_loras 4 --max_lora_rank=8", "serve --max-loras 4 --max-lora-rank=8"),
+        ("serve --served-model-name=a_b", "serve --served-model-name=a_b"),
+        ("--json adapter ls", "adapter ls --json"),
+        ("-q ps", "ps -q"),
+        ("run m -- --max_loras", "run m -- --max_loras"),
+        ("--json", "--json"),
+        ("", ""),
+    ],
+)
+def test_spellings(given: str, parsed: str) -> None:
+    assert rewritten(given.split()) == parsed.split()
+
+
+def test_modules_as_json() -> None:
+    argv = ["--lora-modules", '{"name": "a", "path": "x"}', "b=y"]
+    assert rewritten(argv) == ["--lora-modules", '{"name": "a", "path": "x"}', "--lora-modules", "b=y"]

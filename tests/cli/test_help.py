@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from loradex.cli.app import PROGRAM, root
+from loradex.cli.help import help_page
+from tests.cli.conftest import Loradex
+
+
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+ALL = list(commands(root()))
+
+VLLM = {
+    *("--lora-modules", "--enable-lora", "--max-loras", "--max-lora-rank", "--max-cpu-loras"),
+    *("--max-num-seqs", "--max-num-batched-tokens", "--enable-prefix-caching", "--no-enable-prefix-caching"),
+    *("--served-model-name", "--max-model-len", "--block-size", "--dtype", "--seed", "--host", "--port", "--api-key"),
+}
+
+
+@pytest.mark.parametrize("path", [path for path, _ in ALL], ids=" ".join)
+def test_every_command_has_help_with_two_examples_and_json(path: tuple[str, ...]) -> None:
+    page = help_page(root(), [*path, "--help"], PROGRAM)
+    assert page is not None
+    assert page.count("loradex " + " ".join(path[:-1])) >= 3
+    assert "--json" in page
+    assert "--quiet" in page
+
+
+def test_the_commands_are_those_of_the_issue() -> None:
+    visible = {" ".join(path) for path, command in ALL if not command.hidden}
+    verbs = {f"adapter {verb}" for verb in ("add", "ls", "show", "check", "promote", "rollback", "rm", "history")}
+    others = {"serve", "run", "chat", "ps", "load", "unload", "demo", "doctor", "config show", "config init"}
+    assert visible == verbs | others
+
+
+def test_help_is_printed_wherever_it_is_asked_for(loradex: Loradex) -> None:
+    for argv in (["--help"], ["-h"], [], ["adapter"], ["serve", "-h"], ["serve", "x", "--port", "1", "--help"]):
+        ran = loradex(*argv)
+        assert (ran.code, ran.err) == (0, "")
+        assert ran.out.startswith("Usage: loradex")
+
+
+def test_vllms_flags_are_there() -> None:
+    page = help_page(root(), ["serve", "--help"], PROGRAM) or ""
+    assert set(page.replace(",", " ").split()) >= VLLM
+
+
+@pytest.mark.parametrize(
+    ("argv", "suggests"),
+    [(["serv"], "serve"), (["adapter", "ad"], "add"), (["serve", "--max-lora", "1"], "--max-loras")],
+)
+def test_slips_get_a_suggestion(loradex: Loradex, argv: list[str], suggests: str) -> None:
+    ran = loradex(*argv)
+    assert ran.code == 2
+    assert suggests in ran.err
+    assert ran.err.splitlines()[-1].startswith("  fix: See `loradex")
+
+
+def test_version(loradex: Loradex) -> None:
+    assert loradex("--version").out.startswith("loradex 0.")
