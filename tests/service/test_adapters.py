@@ -80,7 +80,13 @@ async def test_views_tell_where_each_version_is(deck: Deck) -> None:
     assert (first.tier, first.resident, first.slot, first.leases, first.running) == ("device", True, 0, 1, 1)
     assert first.device_bytes > 0
     assert first.idle_seconds is not None
-    assert (second.tier, second.resident, second.slot, second.leases, second.idle_seconds) == ("disk", False, None, 0, None)
+    assert (second.tier, second.resident, second.slot, second.leases, second.idle_seconds) == (
+        "disk",
+        False,
+        None,
+        0,
+        None,
+    )
     await stream.aclose()
     assert [each.name for each in await deck.service.adapters.list()] == ["medical"]
     with pytest.raises(AdapterNotFound):

@@ -22,7 +22,9 @@ class Watch:
         return self.now
 
 
-async def test_what_is_resolved_is_remembered_until_a_verb(make_deck: MakeDeck, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_resolved_is_remembered_until_a_verb(
+    make_deck: MakeDeck, monkeypatch: pytest.MonkeyPatch
+) -> None:
     deck = await make_deck(clock=Watch())
     await deck.add("medical", 1)
     queries: list[str] = []

@@ -288,5 +288,3 @@ async def test_replaces_of_one_name_happen_one_after_the_other(deck: Deck) -> No
     assert {version.digest for version in record.versions} == set(digests)
     await deck.settle()
     assert deck.resident() == {deck.registry.resolve("medical").digest}
-
-

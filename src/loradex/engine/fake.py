@@ -88,7 +88,7 @@ class FakeEngine:
         self._serving = True
 
     async def stop(self) -> None:
-        """Abort what runs and forget every adapter."""
+        """End what runs with EngineStopped, and forget every adapter."""
         self._serving = False
         self._slots.clear()
         self._wake()
@@ -180,7 +180,7 @@ class FakeEngine:
 
         Raises:
             EngineFailed: its adapter is not resident, or its digest is in `fail_answer`.
-            EngineStopped: the engine is not running.
+            EngineStopped: the engine is not running, or was stopped meanwhile.
         """
         self._require_serving()
         if request.adapter is not None and self._slot(request.adapter) is None:
@@ -194,9 +194,7 @@ class FakeEngine:
             queued = asyncio.get_running_loop().time() - arrived
             while True:
                 await asyncio.sleep(1 / self.tokens_per_second if self.tokens_per_second else 0)
-                if not self._serving:
-                    yield sequence.finished("abort", None, queued)
-                    return
+                self._require_serving()
                 if sequence.adapter in self.fail_answer:
                     raise EngineFailed(f"The engine was told to fail answers of {request.adapter}")
                 self._steps += 1

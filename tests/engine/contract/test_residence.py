@@ -1,0 +1,111 @@
+"""How every engine loads, frees and switches adapters, and how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from loradex.engine.base import Engine
+from loradex.errors import AdapterDamaged, Conflict, EngineStopped, Overloaded
+
+from .asking import begin, close, endless, idle, until, whole
+from .conftest import Save, Start
+
+
+async def test_a_loaded_adapter_is_resident_and_answers(engine: Engine, save: Save) -> None:
+    adapter = save(engine, 1)
+    report = await engine.load(adapter)
+    assert min(report.read_seconds, report.install_seconds) >= 0
+    (resident,) = engine.resident()
+    assert (resident.digest, resident.running, resident.waiting) == (adapter.digest, 0, 0)
+    assert resident.bytes > 0
+    assert (await whole(begin(engine, adapter.digest))).end.adapter == adapter.digest
+
+
+async def test_loading_what_is_resident_does_nothing(engine: Engine, save: Save) -> None:
+    adapter = save(engine, 1)
+    for _ in range(2):
+        await engine.load(adapter)
+    assert len(engine.resident()) == 1
+
+
+async def test_there_are_max_loras_slots(engine: Engine, save: Save) -> None:
+    adapters = [save(engine, seed) for seed in range(3)]
+    for adapter in adapters[:2]:
+        await engine.load(adapter)
+    with pytest.raises(Overloaded):
+        await engine.load(adapters[2])
+    assert {resident.digest for resident in engine.resident()} == {adapter.digest for adapter in adapters[:2]}
+    await engine.unload(adapters[0].digest)
+    await engine.load(adapters[2])
+    assert len({resident.slot for resident in engine.resident()}) == 2
+
+
+async def test_files_that_are_gone_are_damage_and_leave_nothing(engine: Engine, save: Save) -> None:
+    adapter = save(engine, 1)
+    moved = dataclasses.replace(adapter, path=Path(adapter.path / "elsewhere"))
+    with pytest.raises(AdapterDamaged):
+        await engine.load(moved)
+    assert engine.resident() == ()
+    await engine.load(adapter)
+
+
+async def test_many_adapters_and_the_base_answer_together_as_alone(engine: Engine, save: Save) -> None:
+    adapters = [save(engine, seed) for seed in range(2)]
+    for adapter in adapters:
+        await engine.load(adapter)
+    digests = [None, *(adapter.digest for adapter in adapters)]
+    alone = [(await whole(begin(engine, digest))).tokens for digest in digests]
+    together = await asyncio.gather(*(whole(begin(engine, digest)) for digest in digests))
+    assert [answer.tokens for answer in together] == alone
+    assert [answer.end.adapter for answer in together] == digests
+
+
+async def test_weights_in_use_are_not_freed(engine: Engine, save: Save) -> None:
+    adapter = save(engine, 1)
+    await engine.load(adapter)
+    events = endless(engine, adapter.digest)
+    await anext(events)
+    with pytest.raises(Conflict):
+        await engine.unload(adapter.digest)
+    assert len(engine.resident()) == 1
+    await close(events)
+    await engine.unload(adapter.digest)
+    assert engine.resident() == ()
+
+
+async def test_a_switch_moves_running_and_waiting_requests(start: Start, save: Save) -> None:
+    engine = await start(max_loras=2, max_num_seqs=1)
+    old, new = save(engine, 1), save(engine, 2)
+    await engine.load(old)
+    await engine.load(new)
+    running, waiting, base = (asyncio.create_task(whole(endless(engine, d))) for d in (old.digest, old.digest, None))
+    await until(lambda: engine.stats().running == 1 and engine.stats().waiting == 2)
+    assert await engine.switch(old.digest, new.digest) == 2
+    await engine.unload(old.digest)
+    ends = [answer.end.adapter for answer in await asyncio.gather(running, waiting, base)]
+    assert ends == [new.digest, new.digest, None]
+
+
+async def test_a_request_counts_from_its_first_turn(engine: Engine, save: Save) -> None:
+    old, new = save(engine, 1), save(engine, 2)
+    await engine.load(old)
+    await engine.load(new)
+    task = asyncio.create_task(whole(endless(engine, old.digest)))
+    await asyncio.sleep(0)
+    assert await engine.switch(old.digest, new.digest) == 1
+    assert (await task).end.adapter == new.digest
+
+
+async def test_stopping_ends_what_runs_and_may_be_done_twice(engine: Engine) -> None:
+    task = asyncio.create_task(whole(endless(engine)))
+    await until(lambda: not idle(engine))
+    await engine.stop()
+    with pytest.raises(EngineStopped):
+        await task
+    await engine.stop()
+    with pytest.raises(EngineStopped):
+        await whole(begin(engine))

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from loradex.engine.config import EngineConfig
+from loradex.engine.factory import engine_names, make_engine
+from loradex.engine.fake import FakeEngine
+from loradex.errors import ConfigInvalid, MissingExtra
+
+
+def test_engines_are_found_by_name() -> None:
+    assert {"fake", "local"} <= set(engine_names())
+    engine = make_engine("fake", EngineConfig(served_name="me"))
+    assert isinstance(engine, FakeEngine)
+    assert engine.info.id == "me"
+
+
+def test_an_unknown_engine_is_refused_with_what_looks_like_it() -> None:
+    with pytest.raises(ConfigInvalid) as caught:
+        make_engine("fakee", EngineConfig())
+    assert "fake" in caught.value.hint
+
+
+def test_without_torch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("loradex.engine.local")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtra) as caught:
+        make_engine("local", EngineConfig())
+    assert "loradex[local]" in caught.value.hint
