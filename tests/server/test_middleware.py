@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+import structlog
 from starlette.types import Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
@@ -43,6 +44,7 @@ async def broken(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def test_what_nobody_foresaw_is_a_500_with_an_id_and_nothing_else() -> None:
+    structlog.reset_defaults()  # a server in an earlier test may have set a level
     with capture_logs() as logs:
         status, headers, body = await call(Edge(broken), x_request_id="mine")
     error = json.loads(body)["error"]
