@@ -19,6 +19,9 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
+# PEFT and transformers warn of each other and of the odd options that are asked for here on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
 SMALL = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "vocab_size": 40}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
 FAMILIES: dict[str, Callable[[], Any]] = {
@@ -53,12 +56,12 @@ def save(folder: Path, family: str = "llama", adapter: str = "default", **option
     model = make_model(family)
     model.save_pretrained(folder / "tiny")
     model.name_or_path = "org/tiny"
-    # One of PEFT's own checks asks the hub for the vocabulary; without a name there is nothing to ask.
     wrapped = peft.get_peft_model(model, peft.LoraConfig(**{"r": 4, "lora_alpha": 8} | options), adapter_name=adapter)
     with torch.no_grad():
         for name, weight in wrapped.named_parameters():
             if "lora_" in name:
                 weight.normal_()
+    # On its own PEFT would ask the hub whether the vocabulary has grown.
     wrapped.save_pretrained(folder / "adapter", save_embedding_layers=False)
     return wrapped
 

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from loradex.adapters.pickled import convert
-from loradex.errors import AdapterInvalid
+from loradex.errors import AdapterInvalid, MissingExtra
 from tests.adapters.making import make_tensors
 
 torch = pytest.importorskip("torch")
+
+pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 
 
 class Touch:
@@ -62,3 +65,10 @@ def test_anything_but_named_dense_tensors_is_refused(tmp_path: Path) -> None:
         torch.save(held, tmp_path / "a.bin")
         with pytest.raises(AdapterInvalid):
             convert(tmp_path / "a.bin", tmp_path / "out")
+
+
+def test_without_torch_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtra) as error:
+        convert(tmp_path / "a.bin", tmp_path / "out")
+    assert "loradex[local]" in error.value.hint

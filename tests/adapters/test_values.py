@@ -19,7 +19,8 @@ def scan(path: Path, **tensors: np.ndarray) -> dict[str, int]:
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_nan_and_infinity_are_counted_by_tensor(tmp_path: Path, dtype: type) -> None:
-    good = np.array([0, -0.0, 1, -1, np.finfo(dtype).max, np.finfo(dtype).smallest_subnormal], dtype)
+    largest = min(float(np.finfo(dtype).max), float(np.finfo(np.float32).max))
+    good = np.array([0, -0.0, 1, -1, largest, -largest, np.finfo(dtype).smallest_subnormal], dtype)
     bad = np.array([np.nan, 1, np.inf, -np.inf], dtype)
     assert scan(tmp_path / "x", good=good, bad=bad) == {"bad": 3}
 
@@ -27,6 +28,14 @@ def test_nan_and_infinity_are_counted_by_tensor(tmp_path: Path, dtype: type) -> 
 def test_bfloat16_is_read_by_its_bits(tmp_path: Path) -> None:
     bits = np.array([0x3F80, 0x7F7F, 0x7F80, 0xFF80, 0x7FC0, 0x0001], np.uint16)  # 1, max, inf, -inf, nan, subnormal
     assert scan(tmp_path / "x", bits=bits) == {"bits": 3}
+
+
+def test_doubles_beyond_float32_are_bad_since_no_engine_holds_them(tmp_path: Path) -> None:
+    edge = 3.4028235677973366e38  # halfway from the largest float32 to infinity: rounds up
+    doubles = np.array([edge, -1e300, np.nextafter(edge, 0)])
+    with np.errstate(over="ignore"):
+        assert np.isinf(doubles.astype(np.float32)).tolist() == [True, True, False]
+    assert scan(tmp_path / "x", doubles=doubles) == {"doubles": 2}
 
 
 def test_the_scan_is_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

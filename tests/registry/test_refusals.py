@@ -165,17 +165,36 @@ def test_links_that_stay_inside_are_followed(registry: Registry, tmp_path: Path)
         assert not staged.adapter.weights.is_symlink()
 
 
-def test_a_link_put_in_after_the_look_is_not_followed(registry: Registry, home: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder_too", [False, True])
+def test_a_link_put_in_after_the_look_is_not_followed(
+    registry: Registry, home: Path, tmp_path: Path, folder_too: bool
+) -> None:
     from loradex.registry.source import find_source
     from loradex.registry.staging import copy_in
 
-    folder = make_adapter(tmp_path / "in")
-    found = find_source(folder, [folder])
-    found.weights.unlink()
-    found.weights.symlink_to(make_adapter(tmp_path / "outside") / "adapter_model.safetensors")
+    other = make_adapter(tmp_path / "outside")
+    folder = make_adapter(tmp_path / "in" / "a")
+    found = find_source(folder, [tmp_path / "in"])
+    if folder_too:
+        shutil.rmtree(folder)
+        folder.symlink_to(other, target_is_directory=True)
+    else:
+        found.weights.unlink()
+        found.weights.symlink_to(other / "adapter_model.safetensors")
     with registry._blobs.staging() as temporary, pytest.raises(FilesNotFound):
         copy_in(found, temporary)
     assert files(home) == {}
+
+
+def test_copying_leaves_no_file_open(registry: Registry, tmp_path: Path) -> None:
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("this system does not list open files")
+    folder = make_adapter(tmp_path / "a")
+    registry.stage(folder, BASE, max_rank=16)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        registry.stage(folder, BASE, max_rank=16)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_named_pipe_does_not_hang(registry: Registry, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from loradex.errors import PathNotAllowed
+from loradex.errors import FilesNotFound, PathNotAllowed
 from loradex.registry.source import contained, find_source
 from tests.adapters.making import make_adapter
 
@@ -41,3 +41,12 @@ def test_a_loop_of_links_is_refused_or_not_there(tmp_path: Path) -> None:
 def test_the_folder_as_named_is_kept_for_people(tmp_path: Path) -> None:
     folder = make_adapter(tmp_path / "out" / "medical")
     assert find_source(tmp_path / "out", [tmp_path]).folder == folder
+
+
+def test_a_relative_path_becomes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_adapter(tmp_path / "medical")
+    monkeypatch.chdir(tmp_path)
+    for allowed in (None, [tmp_path]):
+        assert find_source("medical", allowed).folder == folder
+    with pytest.raises(FilesNotFound):
+        find_source("null\0byte", None)

@@ -1,4 +1,11 @@
-"""Does an adapter fit a base model? Every reason why not, each with its fix."""
+"""Does an adapter fit a base model? Every reason why not, each with its fix.
+
+Problems have these codes. The file itself: `pickle`, `html`, `git_lfs_pointer`, `gguf`, `empty_file`, `truncated`,
+`too_large`, `not_safetensors`, `bad_header`. Its configuration: `bad_config`, `unsupported_type`, `unsupported_option`.
+Its tensors: `unsupported_tensors`, `unsupported_dtype`, `many_adapters`, `duplicate`, `missing_half`, `bad_pair`,
+`rank_mismatch`, `not_finite`, `changed`. Its base: `rank_too_large`, `no_match`, `unknown_modules`, `output_head`,
+`shape_mismatch`, `other_base`.
+"""
 
 from __future__ import annotations
 

@@ -11,22 +11,23 @@ from loradex.errors import FilesNotFound
 
 CHUNK_BYTES: Final = 4 << 20
 
-# A float is NaN or infinite exactly when every bit of its exponent is set: no conversion is needed, bf16 included.
-_EXPONENT: Final[Mapping[str, tuple[str, int]]] = {
+# Without their sign, the bits of floats are ordered as the floats are, then come infinity and the NaNs: no conversion
+# is needed, bf16 included. Of each dtype, the first bits that are no number; for F64, those that float32 rounds away.
+_FIRST_BAD: Final[Mapping[str, tuple[str, int]]] = {
     "F16": ("<u2", 0x7C00),
     "BF16": ("<u2", 0x7F80),
     "F32": ("<u4", 0x7F80_0000),
-    "F64": ("<u8", 0x7FF0_0000_0000_0000),
+    "F64": ("<u8", 0x47EF_FFFF_F000_0000),
 }
 
-DTYPES: Final = frozenset(_EXPONENT)
+DTYPES: Final = frozenset(_FIRST_BAD)
 """The dtypes of LoRA weights that are served."""
 
 
 def not_finite(path: Path, tensors: Mapping[str, TensorInfo], names: Iterable[str]) -> dict[str, int]:
-    """Return how many values are NaN or infinite in each named tensor that has any; reads a few MiB at a time.
+    """Return how many values are NaN or infinite, at least as float32, in each named tensor that has any.
 
-    Tensors of dtypes outside `DTYPES` are passed over.
+    Reads a few MiB at a time. Tensors of dtypes outside `DTYPES` are passed over.
 
     Raises:
         FilesNotFound: the file is gone or became shorter.
@@ -36,7 +37,7 @@ def not_finite(path: Path, tensors: Mapping[str, TensorInfo], names: Iterable[st
         with path.open("rb") as file:
             for name in sorted(names, key=lambda name: tensors[name].start):
                 info = tensors[name]
-                if info.dtype not in _EXPONENT:
+                if info.dtype not in _FIRST_BAD:
                     continue
                 file.seek(info.start)
                 left, count = info.end - info.start, 0
@@ -56,7 +57,7 @@ def not_finite(path: Path, tensors: Mapping[str, TensorInfo], names: Iterable[st
 def _count(chunk: bytes, dtype: str) -> int:
     import numpy as np  # listing adapters must not wait for it
 
-    kind, mask = _EXPONENT[dtype]
+    kind, first = _FIRST_BAD[dtype]
     bits = np.frombuffer(chunk, dtype=np.dtype(kind))
-    exponent = bits.dtype.type(mask)
-    return int(np.count_nonzero((bits & exponent) == exponent))
+    unsigned = bits.dtype.type((1 << (8 * bits.itemsize - 1)) - 1)
+    return int(np.count_nonzero((bits & unsigned) >= bits.dtype.type(first)))

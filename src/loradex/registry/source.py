@@ -34,9 +34,7 @@ def find_source(folder: Path | str, allowed: Sequence[Path] | None) -> AdapterFi
         PathNotAllowed: the folder, or one of its files, lies outside the allowed folders.
         FilesNotFound: there is no adapter.
     """
-    if allowed is not None:
-        folder = contained(folder, allowed)
-    files = find_files(Path(folder))
+    files = find_files(Path(os.path.abspath(folder)) if allowed is None else contained(folder, allowed))
     try:
         paths = [_real(path, allowed) for path in (files.config, files.weights)]
     except OSError as error:

@@ -14,8 +14,6 @@ from loradex.adapters.files import CONFIG, MAX_CONFIG_BYTES, PICKLED, WEIGHTS, A
 from loradex.adapters.pickled import convert
 from loradex.errors import FilesNotFound
 
-_READ_ONLY = 0o444
-
 
 def copy_in(files: AdapterFiles, folder: Path) -> str:
     """Copy configuration and weights into `folder`, safely on disk, and return their digest.
@@ -47,10 +45,8 @@ def copy_in(files: AdapterFiles, folder: Path) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    # The path was resolved before: a link here was put in since. Without O_NONBLOCK a named pipe would wait for ever.
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
-        handle = os.open(path, flags)
+        handle = _open_exactly(path)
     except OSError as error:
         raise FilesNotFound(f"{path} cannot be read: {error.strerror or error}") from error
     with os.fdopen(handle, "rb") as file:
@@ -59,7 +55,26 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
+def _open_exactly(path: Path) -> int:
+    """Open a path that was resolved before, and follow no link on the way: it would have been put in since."""
+    # Without O_NONBLOCK a named pipe would wait for ever.
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    if os.open not in os.supports_dir_fd:
+        return os.open(path, flags)
+    # O_PATH does not ask for leave to list the folder, only to pass through.
+    folder = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW
+    here = os.open(path.anchor, folder)
+    try:
+        for part in path.parts[1:-1]:
+            here, above = os.open(part, folder, dir_fd=here), here
+            os.close(above)
+        return os.open(path.name, flags, dir_fd=here)
+    finally:
+        os.close(here)
+
+
 def _finish(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-    os.chmod(file.name, _READ_ONLY)
+    if os.name == "posix":  # elsewhere a read-only file cannot be removed
+        os.chmod(file.name, 0o444)
