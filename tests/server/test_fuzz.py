@@ -127,7 +127,6 @@ def test_junk_in_any_field_is_refused_or_answered(deck: Deck) -> None:
         survives()
 
 
-@pytest.mark.parametrize("path", sorted(FIELDS))
 @pytest.mark.parametrize(
     "raw",
     [
@@ -145,6 +144,7 @@ def test_junk_in_any_field_is_refused_or_answered(deck: Deck) -> None:
         b'\xef\xbb\xbf{"prompt": "a"}',
     ],
 )
-def test_raw_bodies_that_break_parsers(deck: Deck, path: str, raw: bytes) -> None:
-    reply = httpx.post(f"{deck.url}{path}", content=raw, headers={"content-type": "application/json"})
-    assert reply.status_code in (200, 400)
+def test_raw_bodies_that_break_parsers(deck: Deck, raw: bytes) -> None:
+    for path in FIELDS:
+        reply = httpx.post(f"{deck.url}{path}", content=raw, headers={"content-type": "application/json"})
+        assert reply.status_code in (200, 400), path

@@ -17,7 +17,7 @@ LOAD = "/v1/load_lora_adapter"
 
 @pytest.fixture
 def deck(tmp_path: Path) -> Iterator[Deck]:
-    with served(tmp_path, tokens_per_second=200.0) as deck:
+    with served(tmp_path, tokens_per_second=400.0) as deck:
         load(deck, 1)
         yield deck
 

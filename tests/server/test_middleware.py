@@ -45,8 +45,11 @@ async def broken(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def test_what_nobody_foresaw_is_a_500_with_an_id_and_nothing_else() -> None:
     structlog.reset_defaults()  # a server in an earlier test may have set a level
-    with capture_logs() as logs:
-        status, headers, body = await call(Edge(broken), x_request_id="mine")
+    try:
+        with capture_logs() as logs:
+            status, headers, body = await call(Edge(broken), x_request_id="mine")
+    finally:
+        structlog.reset_defaults()  # to capture is to configure
     error = json.loads(body)["error"]
     assert status == 500
     assert headers["x-request-id"] == error["request_id"] == "mine"

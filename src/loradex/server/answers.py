@@ -80,15 +80,15 @@ class Answers:
         ref = self._answers[0].ref
         return f"loradex-{__version__}-{ref.digest[:12] if ref else BASE}"
 
-    @property
-    def prompts(self) -> list[tuple[int, ...]]:
-        """The token ids of every prompt."""
-        return [answer.prompt_tokens for answer in self._answers]
+    def prompt_tokens(self, index: int) -> int:
+        """Return the size of the prompt to which answer `index` belongs."""
+        return len(self._answers[index // self._n].prompt_tokens)
 
     def usage(self) -> Usage:
         """Return the counts of what has ended."""
+        prompt = sum(len(answer.prompt_tokens) for answer in self._answers)
         first = [end for index, end in self.ends.items() if index % self._n == 0]
-        return Usage.of(sum(map(len, self.prompts)), self.ends.values(), first)
+        return Usage.of(prompt, self.ends.values(), first)
 
     async def events(self) -> AsyncGenerator[tuple[int, Event], None]:
         """Yield the events of all answers as they come, each with its index: answers of the first prompt first.

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from loradex.core.event import Delta, Event, Finished
+from loradex.core.event import Event, Finished
 from loradex.errors import PermissionDenied
 from loradex.server import logprobs
 from loradex.server.answers import Answers, Choice
@@ -16,6 +16,7 @@ from loradex.server.attend import attended
 from loradex.server.auth import is_admin, may_infer
 from loradex.server.body import JsonRoute, ignored
 from loradex.server.errors import request_id
+from loradex.server.meter import Meter
 from loradex.server.sse import EventStream
 from loradex.server.state import TheConfig, TheService, errors
 from loradex.server.wire.chat import AnswerMessage, ChatChoice, ChatReply, ChatRequest
@@ -79,7 +80,6 @@ def _choice(index: int, choice: Choice) -> ChatChoice:
 
 
 async def _chunks(answers: Answers, chat_id: str, body: ChatRequest) -> AsyncGenerator[dict[str, Any], None]:
-    ends_with_usage, always = body.usage_wanted
     head = {
         "id": chat_id,
         "object": "chat.completion.chunk",
@@ -87,25 +87,15 @@ async def _chunks(answers: Answers, chat_id: str, body: ChatRequest) -> AsyncGen
         "model": answers.model,
         "system_fingerprint": answers.fingerprint,
     }
-    prompt = sum(map(len, answers.prompts))
-    counts = [0] * len(answers)
-
-    def chunk(index: int, choice: dict[str, Any]) -> dict[str, Any]:
-        made = {**head, "choices": [{"index": index, **choice}]}
-        if ends_with_usage:
-            count = counts[index]
-            total = {"prompt_tokens": prompt, "completion_tokens": count, "total_tokens": prompt + count}
-            made["usage"] = total if always else None
-        return made
-
+    meter = Meter(answers, body)
+    role = {"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
     for index in range(len(answers)):
-        yield chunk(index, {"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None})
+        yield {**head, "choices": [{"index": index, **role}], **meter.chunk(index)}
     async for index, event in answers.events():
-        if isinstance(event, Delta):
-            counts[index] += len(event.token_ids)
-        yield chunk(index, _delta(event))
-    if ends_with_usage:
-        yield {**head, "choices": [], "usage": answers.usage().model_dump()}
+        meter.count(index, event)
+        yield {**head, "choices": [{"index": index, **_delta(event)}], **meter.chunk(index)}
+    for last in meter.end():
+        yield {**head, **last}
 
 
 def _delta(event: Event) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 
 from loradex.core.event import Delta
-from loradex.core.prompt import Prompt
 from loradex.core.sampling import Sampling
 from loradex.server import logprobs
 from loradex.server.answers import Answers, Choice
@@ -17,9 +16,10 @@ from loradex.server.attend import attended
 from loradex.server.auth import may_infer
 from loradex.server.body import JsonRoute, ignored
 from loradex.server.errors import request_id
+from loradex.server.meter import Meter
 from loradex.server.sse import EventStream
 from loradex.server.state import TheConfig, TheService, errors
-from loradex.server.wire.completion import CompletionChoice, CompletionReply, CompletionRequest
+from loradex.server.wire.completion import CompletionChoice, CompletionReply, CompletionRequest, TextPrompt
 from loradex.service.service import Service
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute, dependencies=[Depends(may_infer)])
@@ -52,7 +52,7 @@ class _Call:
     """One request for completions."""
 
     def __init__(
-        self, service: Service, body: CompletionRequest, prompts: list[Prompt], sampling: Sampling, call_id: str
+        self, service: Service, body: CompletionRequest, prompts: list[TextPrompt], sampling: Sampling, call_id: str
     ) -> None:
         self._service = service
         self._body = body
@@ -94,10 +94,9 @@ class _Call:
         prompt = self._prompts[index // self._n]
         if not self._body.echo:
             return ""
-        return prompt if isinstance(prompt, str) else self._service.engine.decode(prompt)  # type: ignore[arg-type]
+        return prompt if isinstance(prompt, str) else self._service.engine.decode(prompt)
 
     async def chunks(self, answers: Answers) -> AsyncGenerator[dict[str, Any], None]:
-        ends_with_usage, always = self._body.usage_wanted
         head = {
             "id": self._id,
             "object": "text_completion",
@@ -105,27 +104,22 @@ class _Call:
             "model": answers.model,
             "system_fingerprint": answers.fingerprint,
         }
-        counts = [0] * len(answers)
+        meter = Meter(answers, self._body)
         offsets = [0] * len(answers)
 
         def chunk(index: int, text: str, **more: Any) -> dict[str, Any]:
             choice = {"index": index, "text": text, "logprobs": None, "finish_reason": None, "stop_reason": None}
-            made = {**head, "choices": [{**choice, **more}]}
-            if ends_with_usage:
-                prompt, count = len(answers.prompts[index // self._n]), counts[index]
-                total = {"prompt_tokens": prompt, "completion_tokens": count, "total_tokens": prompt + count}
-                made["usage"] = total if always else None
-            return made
+            return {**head, "choices": [{**choice, **more}], **meter.chunk(index)}
 
         for index in range(len(answers)) if self._body.echo else ():
             yield chunk(index, self._echo(index))
         async for index, event in answers.events():
+            meter.count(index, event)
             if isinstance(event, Delta):
-                counts[index] += len(event.token_ids)
                 told = logprobs.for_completion(event.logprobs, offsets[index]) if event.logprobs else None
                 offsets[index] += sum(len(each.text) for each in event.logprobs)
                 yield chunk(index, event.text, logprobs=told and told.model_dump())
             else:
                 yield chunk(index, "", finish_reason=event.reason, stop_reason=event.stop_reason)
-        if ends_with_usage:
-            yield {**head, "choices": [], "usage": answers.usage().model_dump()}
+        for last in meter.end():
+            yield {**head, **last}

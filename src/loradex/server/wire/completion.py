@@ -6,12 +6,14 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from loradex.core.prompt import Prompt
 from loradex.errors import InvalidRequest, Unsupported
 from loradex.server.body import Whole
 from loradex.server.logprobs import CompletionLogprobs
 from loradex.server.wire.sampling import MaxLogprobs, SamplingFields, readable_as
 from loradex.server.wire.usage import Usage
+
+TextPrompt = str | tuple[int, ...]
+"""What a completion goes on from: text, or token ids."""
 
 MAX_CHOICES = 2048
 """Answers in one reply: prompts times `n`."""
@@ -44,14 +46,14 @@ class CompletionRequest(SamplingFields):
         if self.echo and self.logprobs is not None:
             raise Unsupported("`echo` with `logprobs` is not offered by this server", param="logprobs")
 
-    def prompts(self) -> list[Prompt]:
+    def prompts(self) -> list[TextPrompt]:
         """Return the prompts.
 
         Raises:
             InvalidRequest: there is none, one is empty, or there are too many.
         """
         given = self.prompt
-        found: list[Prompt]
+        found: list[TextPrompt]
         if isinstance(given, str):
             found = [given]
         elif given and isinstance(given[0], int):

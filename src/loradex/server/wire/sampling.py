@@ -138,14 +138,6 @@ class SamplingFields(Body):
             bias[int(key)] = value
         return bias
 
-    @property
-    def usage_wanted(self) -> tuple[bool, bool]:
-        """Whether a stream ends with its usage, and whether every chunk carries it."""
-        options = self.stream_options
-        if options is None:
-            return False, False
-        return bool(options.include_usage), bool(options.include_usage and options.continuous_usage_stats)
-
 
 _SAME = (
     *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"),
