@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from loradex.cli.app import run
 from tests.server.serving import Deck, save_adapter, served
@@ -35,7 +36,7 @@ Loradex = Callable[..., Ran]
 
 
 @pytest.fixture
-def loradex(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loradex:
+def loradex(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loradex]:
     monkeypatch.chdir(tmp_path)
     # Another program may hold the usual port of this machine; the address of nobody is as good as none.
     monkeypatch.setattr("loradex.client.wire.DEFAULT_URL", "http://127.0.0.1:9")
@@ -46,7 +47,9 @@ def loradex(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyte
         said = capfd.readouterr()
         return Ran(code, said.out, said.err)
 
-    return call
+    yield call
+    # A server that ran in this process logs to the standard error of this test, which ends with it.
+    structlog.reset_defaults()
 
 
 @pytest.fixture

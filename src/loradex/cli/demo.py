@@ -50,15 +50,16 @@ def demo(
     settings: Settings,
     stay: Annotated[bool, typer.Option("--serve", help="Leave the server running.")] = False,
     engine: Annotated[str, typer.Option("--engine", hidden=True)] = "local",
+    shipped: Annotated[Path | None, typer.Option("--assets", hidden=True)] = None,
 ) -> None:
     """Three experts in one batch, one replaced while it answers.
 
     The real server, with a base model and adapters that ship with the package: a toy that has learnt a few hundred
     answers by heart. Ends with an error where anything that it shows is not so.
     """
-    from loradex.cli.demo_assets import read_assets
+    from loradex.cli.demo_assets import FOLDER, read_assets
 
-    assets = read_assets()
+    assets = read_assets(shipped or FOLDER)
     with _home() as home:
         if stay:
             _serve(out, assets, _settings(settings, assets, home, engine))

@@ -6,11 +6,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 from loradex.errors import AdapterDamaged, FilesNotFound
+
+FOLDER = Path(__file__).parents[1] / "assets" / "demo"
 
 EXPERTS = ("medical", "legal", "technical")
 _REINSTALL = "Install again: pip install --force-reinstall loradex"
@@ -46,25 +47,23 @@ class DemoAssets:
         return next(each for each in self.questions if each.domain == domain)
 
 
-def read_assets() -> DemoAssets:
+def read_assets(folder: Path = FOLDER) -> DemoAssets:
     """Find the shipped files and check each against its checksum.
 
     Raises:
         FilesNotFound: they are not there.
         AdapterDamaged: a file differs from its checksum.
     """
-    # Wheels are unpacked when they are installed, so this is a folder that stays.
-    with as_file(files("loradex") / "assets" / "demo") as folder:
-        try:
-            sums = (folder / "SHA256SUMS").read_text(encoding="utf-8")
-            questions = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
-        except OSError as error:
-            raise FilesNotFound(f"The demo model is not at {folder}", hint=_REINSTALL) from error
-        for line in sums.splitlines():
-            digest, name = line.split(maxsplit=1)
-            path = folder / name.lstrip("*")
-            if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-                raise AdapterDamaged(f"`{path}` differs from its checksum", hint=_REINSTALL)
+    try:
+        sums = (folder / "SHA256SUMS").read_text(encoding="utf-8")
+        questions = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FilesNotFound(f"The demo model is not at {folder}", hint=_REINSTALL) from error
+    for line in sums.splitlines():
+        digest, name = line.split(maxsplit=1)
+        path = folder / name.lstrip("*")
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise AdapterDamaged(f"`{path}` differs from its checksum", hint=_REINSTALL)
     return DemoAssets(folder, tuple(_questions(questions)))
 
 

@@ -37,14 +37,14 @@ class Command(TyperCommand):
             formatter.write(f"\n{self.epilog}\n")
 
 
-def help_page(root: TyperGroup, words: Sequence[str], program: str) -> str | None:
+def help_page(root: TyperGroup, words: Sequence[str], program: str, width: int | None = None) -> str | None:
     """Return the help that the arguments ask for, or that a group without a command needs.
 
-    None where they ask for none, or name no command.
+    None where they ask for none, or name no command. `width` None takes the terminal's.
     """
     before = list(words[: words.index("--")] if "--" in words else words)
     command: Any = root
-    context = typer.Context(root, info_name=program, **root.context_settings)
+    context = typer.Context(root, info_name=program, terminal_width=width, **root.context_settings)
     for word in before:
         if word in _ASKS or not isinstance(command, TyperGroup):
             break
