@@ -11,6 +11,7 @@ from loradex.errors import (
     AdapterDamaged,
     AdapterInvalid,
     AdapterNotFound,
+    Conflict,
     EngineFailed,
     LoradexError,
     Overloaded,
@@ -225,6 +226,33 @@ async def test_a_switch_that_fails_after_the_commit_says_so(deck: Deck) -> None:
     assert deck.resident() == {new}
     assert deck.blobs() == 2
     assert deck.leases() == 0
+
+
+@pytest.mark.parametrize("model", ["medical@1", "medical@prod", "legal"])
+async def test_an_answer_that_asked_for_the_old_version_itself_is_never_switched(deck: Deck, model: str) -> None:
+    old = await deck.add("medical", 1)
+    await deck.add("legal", 1)
+    await deck.service.adapters.promote("medical", 1, "prod")
+    streams = [await deck.endless("medical"), await deck.endless(model)]
+    with pytest.raises(Conflict, match=f"finish on `medical@1`.*`{model}`"):
+        await deck.service.adapters.add("medical", deck.files(2), mode="immediate")
+    assert deck.registry.resolve("medical").version == 2
+    for stream in streams:
+        await stream.rest()
+        assert stream.finished is not None
+        assert stream.finished.adapter == old
+
+
+async def test_promoting_an_alias_immediately_moves_those_who_asked_for_it(deck: Deck) -> None:
+    await deck.add("medical", 1)
+    await deck.add("medical", 2)
+    await deck.service.adapters.promote("medical", 1, "prod")
+    stream = await deck.endless("medical@prod")
+    change = await deck.service.adapters.promote("medical", 2, "prod", mode="immediate")
+    assert change.moved == 1
+    await stream.rest()
+    assert stream.finished is not None
+    assert stream.finished.adapter == change.ref.digest
 
 
 async def test_a_new_name_that_fails_is_not_there(deck: Deck) -> None:

@@ -8,11 +8,12 @@ import pytest
 import pytest_asyncio
 
 from loradex.adapters.adapter import Adapter
+from loradex.core.adapter import Reference
 from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
 from loradex.engine.config import EngineConfig
 from loradex.engine.fake import FakeEngine
-from loradex.errors import AdapterDamaged, EngineFailed, EngineStopped, Overloaded
+from loradex.errors import AdapterDamaged, Conflict, EngineFailed, EngineStopped, Overloaded
 from loradex.service.lease import Lease
 from loradex.service.residency import Residency
 
@@ -54,7 +55,7 @@ class Bench:
         return Adapter(digest, self._folder, {}, 4, 0, 0, None)
 
     async def held(self, digest: str) -> Lease:
-        return await self.residency.acquire(digest, name=digest[0])
+        return await self.residency.acquire(digest, name=digest[0], reference=Reference(digest[0]))
 
     def waiting(self, digest: str) -> asyncio.Task[Lease]:
         return asyncio.create_task(self.held(digest))
@@ -401,7 +402,7 @@ async def test_move_takes_requests_and_leases_over(make: MakeBench) -> None:
     old, new = await bench.held(A), await bench.held(B)
     running = asyncio.create_task(drive(bench, old))
     await turns()
-    moving = asyncio.create_task(bench.residency.move(A, B))
+    moving = asyncio.create_task(bench.residency.move(A, B, {Reference("a")}))
     await asyncio.sleep(0)
     late = await bench.held(A)
     assert late.begin() == B  # the engine would get it too late for the switch
@@ -417,13 +418,33 @@ async def test_move_takes_requests_and_leases_over(make: MakeBench) -> None:
     assert bench.resident() == "b"
 
 
+async def test_a_request_that_asked_for_the_old_weights_themselves_is_never_switched(make: MakeBench) -> None:
+    bench = make()
+    await bench.engine.start()
+    pinned = await bench.residency.acquire(A, reference=Reference("a", version=1))
+    follower, new = await bench.held(A), await bench.held(B)
+    assert bench.residency.references(A) == {Reference("a", version=1), Reference("a")}
+    running = asyncio.create_task(drive(bench, pinned))
+    await turns()
+    with pytest.raises(Conflict, match="a@1"):
+        await bench.residency.move(A, B, {Reference("a")})
+    running.cancel()
+    await asyncio.wait((running,))
+    pinned.release()
+    late = await bench.residency.acquire(A, reference=Reference("a", version=1))
+    await bench.residency.move(A, B, {Reference("a")})
+    assert (follower.digest, late.digest, late.begin()) == (B, A, A)
+    for lease in (follower, late, new):
+        lease.release()
+
+
 async def test_a_switch_that_fails_leaves_the_leases_where_they_are(make: MakeBench) -> None:
     bench = make()
     await bench.engine.start()
     old, new = await bench.held(A), await bench.held(B)
     bench.engine.fail_switch = True
     with pytest.raises(EngineFailed):
-        await bench.residency.move(A, B)
+        await bench.residency.move(A, B, {Reference("a")})
     assert (old.digest, old.begin()) == (A, A)
     old.release()
     new.release()

@@ -95,10 +95,11 @@ class Generator:
 
     async def _lease(self, model: str | None, ref: AdapterRef) -> tuple[AdapterRef, Lease]:
         """Lease the version that was resolved; if it was removed meanwhile, resolve once more."""
+        reference = self._names.reference(model)
         try:
-            return ref, await self._residency.acquire(ref.digest, name=ref.name)
+            return ref, await self._residency.acquire(ref.digest, name=ref.name, reference=reference)
         except (AdapterDamaged, AdapterNotFound):
             again = await self._names.pick(model, again=True)
             if again is None or again.digest == ref.digest:
                 raise
-            return again, await self._residency.acquire(again.digest, name=again.name)
+            return again, await self._residency.acquire(again.digest, name=again.name, reference=reference)

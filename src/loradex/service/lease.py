@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Set
+from dataclasses import dataclass
 from enum import Enum, auto
+
+from loradex.core.adapter import Reference
 
 
 class State(Enum):
@@ -26,7 +29,7 @@ class Entry:
         retired: to be freed when the last lease ends.
         closed: takes no new leases, so that one who waits for a slot gets this one in the end.
         claimed: its slot is promised to another digest, which is counted in its place.
-        moving_to: where an `immediate` replace takes its requests at this moment.
+        moving: the `immediate` replace that takes its requests elsewhere at this moment.
         not_before: loop time before which it is not tried again, after an unload that failed.
     """
 
@@ -35,7 +38,7 @@ class Entry:
         "closed",
         "digest",
         "leases",
-        "moving_to",
+        "moving",
         "names",
         "not_before",
         "retired",
@@ -54,7 +57,7 @@ class Entry:
         self.retired = False
         self.closed = False
         self.claimed = False
-        self.moving_to: Entry | None = None
+        self.moving: Move | None = None
         self.not_before = 0.0
 
     @property
@@ -68,14 +71,29 @@ class Entry:
         return self.state is State.RESIDENT and not self.leases
 
 
+@dataclass(frozen=True, slots=True)
+class Move:
+    """An `immediate` replace under way: requests that asked for one of `follows` go on under `target`."""
+
+    target: Entry
+    follows: Set[Reference]
+
+
 class Lease:
-    """A hold on one entry until `release`. An `immediate` replace moves it to another entry."""
+    """A hold on one entry until `release`. An `immediate` replace moves it to another entry.
 
-    __slots__ = ("_ended", "_entry")
+    Attributes:
+        reference: what the request asked for, which decides whether it follows a replace; None never follows.
+        begun: whether the engine was given a request under it.
+    """
 
-    def __init__(self, entry: Entry, ended: Callable[[Entry], None]) -> None:
+    __slots__ = ("_ended", "_entry", "begun", "reference")
+
+    def __init__(self, entry: Entry, ended: Callable[[Entry], None], reference: Reference | None) -> None:
         self._entry: Entry | None = entry
         self._ended = ended
+        self.reference = reference
+        self.begun = False
         entry.leases.add(self)
 
     @property
@@ -91,8 +109,10 @@ class Lease:
         """
         if self._entry is None:
             raise RuntimeError("The lease was released: no request may begin under it")
-        if self._entry.moving_to is not None:
-            self.move(self._entry.moving_to)
+        moving = self._entry.moving
+        if moving is not None and self.reference in moving.follows:
+            self.move(moving.target)
+        self.begun = True
         return self._entry.digest
 
     def move(self, entry: Entry) -> None:

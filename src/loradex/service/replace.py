@@ -3,7 +3,9 @@
     load     the new weights get a slot beside the old ones; with no slot free this waits, at most `max_queue_seconds`
     warm     one token under them, so that what breaks breaks here
     move     one transaction in the registry: from here on new requests get the new version
-    switch   `immediate` only: running requests go over at a step boundary
+    switch   `immediate` only: running requests go over at a step boundary. The engine switches all that runs under the
+             old weights, so where one of them asked for exactly that version, or under another name or alias that
+             still means it, none is switched, and the error says so
     drain    the old weights are freed when the last answer that holds them ends
 
 Whatever fails, or is cancelled, before the move changes nothing: the old version serves, the new weights leave the
@@ -14,17 +16,18 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Set
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from loradex.adapters.adapter import Adapter
-from loradex.core.adapter import AdapterRef
+from loradex.core.adapter import AdapterRef, Reference
 from loradex.core.event import Finished
 from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
 from loradex.engine.base import Engine
-from loradex.errors import EngineFailed, LoradexError, RegistryFailed
+from loradex.errors import AdapterNotFound, Conflict, EngineFailed, LoradexError, RegistryFailed
 from loradex.registry.registry import Registry
 from loradex.service.ending import closing, to_the_end
 from loradex.service.metrics import Metrics
@@ -83,6 +86,7 @@ class Replacer:
         Raises:
             Overloaded: no slot became free in time for the new weights; the hint names `--max-loras`.
             EngineFailed: the new weights do not answer; or, as the message says, running requests were not switched.
+            Conflict: as the message says, running requests were not switched, since not all of them may be.
             AdapterDamaged: the new weights are gone from the store, or differ.
             RegistryFailed: the change could not be written.
         """
@@ -143,13 +147,25 @@ class Replacer:
 
     async def _switch(self, old: AdapterRef, new: AdapterRef) -> int:
         try:
-            return await self._residency.move(old.digest, new.digest)
+            asked = self._residency.references(old.digest)
+            follows = await asyncio.to_thread(self._followers, asked, new.digest)
+            return await self._residency.move(old.digest, new.digest, follows)
         except LoradexError as error:
-            raise EngineFailed(
+            kind = Conflict if isinstance(error, Conflict) else EngineFailed
+            raise kind(
                 f"New requests get `{new}`, but running ones could not be switched and finish on `{old}`: "
                 f"{error.message}",
                 hint=f"Nothing is lost: wait for them, or go back with `loradex adapter rollback {new.name}`",
             ) from error
+
+    def _followers(self, asked: Set[Reference], digest: str) -> frozenset[Reference]:
+        """Return what now means these weights, of what running requests asked for. Blocks."""
+        follows = set()
+        for reference in asked:
+            with suppress(AdapterNotFound):
+                if self._registry.resolve(reference, self._engine.info.digest).digest == digest:
+                    follows.add(reference)
+        return frozenset(follows)
 
     async def _is_meant(self, digest: str) -> bool:
         """Return whether the bare form or an alias of an enabled name means these weights.

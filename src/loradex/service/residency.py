@@ -8,14 +8,15 @@ another's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Set
 from dataclasses import dataclass
 from functools import partial
 
 from loradex.adapters.adapter import Adapter
+from loradex.core.adapter import Reference
 from loradex.engine.base import Engine
-from loradex.errors import EngineStopped, Overloaded
-from loradex.service.lease import Entry, Lease, State
+from loradex.errors import Conflict, EngineStopped, Overloaded
+from loradex.service.lease import Entry, Lease, Move, State
 
 RETRY_SECONDS = 0.05
 """After an unload that the engine refused: a request may need one more step to let go."""
@@ -75,7 +76,9 @@ class Residency:
         """Weights that made room for others, since the start."""
         self.failed_loads = 0
 
-    async def acquire(self, digest: str, *, name: str = "", adapter: Adapter | None = None) -> Lease:
+    async def acquire(
+        self, digest: str, *, name: str = "", reference: Reference | None = None, adapter: Adapter | None = None
+    ) -> Lease:
         """Return a lease on resident weights, loading them first where needed.
 
         Cancelling it, at any time, leaves nothing taken; a load under way goes on for others who wait for it.
@@ -83,6 +86,7 @@ class Residency:
         Args:
             digest: of the weights.
             name: the adapter's name, for `ps` and metrics.
+            reference: what the request asked for; see `Lease`.
             adapter: its files, where the caller has them; else they are looked up by digest.
 
         Raises:
@@ -94,9 +98,9 @@ class Residency:
             raise EngineStopped("The service is stopping")
         entry = self._entries.get(digest)
         if entry is not None and entry.grantable:
-            return self._grant(entry, name)
+            return self._grant(entry, name, reference)
         loop = asyncio.get_running_loop()
-        waiter = _Waiter(digest, name, adapter, loop.create_future())
+        waiter = _Waiter(digest, name, reference, adapter, loop.create_future())
         self._waiters.append(waiter)
         timers = (
             loop.call_later(self._queue_seconds, self._expire, waiter),
@@ -128,22 +132,36 @@ class Residency:
         if digest in self._entries:
             self._entries[digest].retired = False
 
-    async def move(self, old: str, new: str) -> int:
+    def references(self, digest: str) -> frozenset[Reference]:
+        """Return what the requests that hold these weights asked for."""
+        entry = self._entries.get(digest)
+        leases = entry.leases if entry is not None else ()
+        return frozenset(lease.reference for lease in leases if lease.reference is not None)
+
+    async def move(self, old: str, new: str, follows: Set[Reference]) -> int:
         """Switch the engine's requests, and their leases, from `old` to resident `new`; return how many moved.
 
+        The engine switches all that it runs under `old`, so all of it must have asked for one of `follows`. Requests
+        that have not reached the engine yet go where what they asked for leads them.
+
         Raises:
+            Conflict: a running request asked for something else, such as this version by its number. Nothing moved.
             LoradexError: the engine could not switch; every request goes on under `old`.
         """
         source, target = self._entries.get(old), self._entries.get(new)
         if source is None or target is None or not source.leases:
             return 0
-        source.moving_to = target
+        staying = sorted({str(lease.reference) for lease in source.leases if lease.begun} - {str(r) for r in follows})
+        if staying:
+            raise Conflict(f"some of them asked for `{'`, `'.join(staying)}`, which still means the old version")
+        source.moving = Move(target, follows)
         try:
             moved = await self._engine.switch(old, new)
         finally:
-            source.moving_to = None
+            source.moving = None
         for lease in tuple(source.leases):
-            lease.move(target)
+            if lease.reference in follows:
+                lease.move(target)
         self._drop_if_done(source)
         self._advance()
         return moved
@@ -186,10 +204,10 @@ class Residency:
         self._fail(lambda waiter: True, EngineStopped("The service is stopping"))
         await self.settle()
 
-    def _grant(self, entry: Entry, name: str) -> Lease:
+    def _grant(self, entry: Entry, name: str, reference: Reference | None) -> Lease:
         entry.used_at = self._clock()
         entry.names.add(name)
-        return Lease(entry, self._released)
+        return Lease(entry, self._released, reference)
 
     def _released(self, entry: Entry) -> None:
         entry.used_at = self._clock()
@@ -227,13 +245,13 @@ class Residency:
                     blocked = waiter
             elif entry.grantable:
                 self._waiters.remove(waiter)
-                waiter.future.set_result(self._grant(entry, waiter.name))
+                waiter.future.set_result(self._grant(entry, waiter.name, waiter.reference))
         return blocked
 
     def _close_one(self) -> None:
         if any(entry.closed for entry in self._entries.values()):
             return
-        open_ones = [entry for entry in self._entries.values() if entry.grantable and entry.moving_to is None]
+        open_ones = [entry for entry in self._entries.values() if entry.grantable and entry.moving is None]
         if open_ones:
             min(open_ones, key=lambda entry: (len(entry.leases), entry.used_at)).closed = True
 
@@ -331,11 +349,19 @@ class Residency:
 class _Waiter:
     """One request in the queue. `aged` once it has waited long enough to close a slot to newcomers."""
 
-    __slots__ = ("adapter", "aged", "digest", "future", "name")
+    __slots__ = ("adapter", "aged", "digest", "future", "name", "reference")
 
-    def __init__(self, digest: str, name: str, adapter: Adapter | None, future: asyncio.Future[Lease]) -> None:
+    def __init__(
+        self,
+        digest: str,
+        name: str,
+        reference: Reference | None,
+        adapter: Adapter | None,
+        future: asyncio.Future[Lease],
+    ) -> None:
         self.digest = digest
         self.name = name
+        self.reference = reference
         self.adapter = adapter
         self.future = future
         self.aged = False
