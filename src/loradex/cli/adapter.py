@@ -54,7 +54,7 @@ def add(
     verbs = target.adapters(base)
     with out.progress() as progress:
         progress("check, store and load", 0.0)
-        change = verbs.add(name, path.resolve(), mode=mode, replace=replace, allow_pickle=allow_pickle)
+        change = verbs.add(name, target.place(path), mode=mode, replace=replace, allow_pickle=allow_pickle)
     _show_change(out, change)
     out.next(f'loradex run {name} "..."')
 
@@ -100,7 +100,7 @@ def show(out: Output, target: Target, name: Name) -> None:
 )
 def check(out: Output, target: Target, path: Folder, base: Base = None) -> None:
     """Say whether an adapter fits the base model, with every problem and its fix. Nothing is stored."""
-    report = target.adapters(base).check(path.resolve())
+    report = target.adapters(base).check(target.place(path))
     if not report.ok and out.mode != "json":
         raise AdapterInvalid(f"The adapter at `{path}` cannot be served", report.problems)
     facts = [

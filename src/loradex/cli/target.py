@@ -40,6 +40,12 @@ class Target:
         self.out.say(f"no server asked: working on the registry in {self.settings.home}", style="dim")
         return Offline(self.settings, base)
 
+    def place(self, path: Path) -> Path:
+        """Return an adapter's path as the one who reads it finds it: in full, unless that is another machine."""
+        from loradex.client.wire import is_loopback
+
+        return path if self.settings.url and not is_loopback(self.settings.url) else path.resolve()
+
     def _answers(self) -> bool:
         try:
             with self.client(timeout=_PROBE_SECONDS) as client:
