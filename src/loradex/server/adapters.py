@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from loradex.server.auth import may_admin, may_infer
 from loradex.server.body import JsonRoute, ignored
-from loradex.server.state import TheConfig, TheService, errors
+from loradex.server.state import TheConfig, TheService, refusals
 from loradex.server.wire.adapter import (
     AdapterListReply,
     AdapterReply,
@@ -32,13 +32,13 @@ ACTOR = "http"
 """Who changed an adapter, in its history, when the change came over HTTP."""
 
 
-@router.get("/adapters", dependencies=INFER, responses=errors(503))
+@router.get("/adapters", dependencies=INFER, responses=refusals(503))
 async def list_adapters(service: TheService) -> AdapterListReply:
     """List every adapter for this base, with its versions and where their weights are."""
     return AdapterListReply(adapters=[AdapterReply.of(view) for view in await service.adapters.list()])
 
 
-@router.post("/adapters", dependencies=ADMIN, responses=errors(400, 403, 404, 409, 503))
+@router.post("/adapters", dependencies=ADMIN, responses=refusals(400, 403, 404, 409, 503))
 async def add_adapter(body: AddBody, response: Response, service: TheService, config: TheConfig) -> ChangeReply:
     """Check, register, load and serve the next version of an adapter; under a new name, the first."""
     response.headers.update(ignored(body, config.strict))
@@ -48,20 +48,20 @@ async def add_adapter(body: AddBody, response: Response, service: TheService, co
     return ChangeReply.of(change)
 
 
-@router.post("/adapters:check", dependencies=ADMIN, responses=errors(400, 403, 404))
+@router.post("/adapters:check", dependencies=ADMIN, responses=refusals(400, 403, 404))
 async def check_adapter(body: CheckBody, response: Response, service: TheService, config: TheConfig) -> ReportReply:
     """Say whether the adapter at a path could be served, and every reason why not. Registers nothing."""
     response.headers.update(ignored(body, config.strict))
     return ReportReply.of(await service.adapters.check(Path(body.path)))
 
 
-@router.get("/adapters/{name}", dependencies=INFER, responses=errors(400, 404))
+@router.get("/adapters/{name}", dependencies=INFER, responses=refusals(400, 404))
 async def get_adapter(name: str, service: TheService) -> AdapterReply:
     """Show one adapter."""
     return AdapterReply.of(await service.adapters.get(name))
 
 
-@router.delete("/adapters/{name}", dependencies=ADMIN, responses=errors(400, 403, 404, 409))
+@router.delete("/adapters/{name}", dependencies=ADMIN, responses=refusals(400, 403, 404, 409))
 async def remove_adapter(
     name: str, service: TheService, version: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None
 ) -> RemovedReply:
@@ -70,14 +70,14 @@ async def remove_adapter(
     return RemovedReply(name=name, version=version)
 
 
-@router.get("/adapters/{name}/history", dependencies=INFER, responses=errors(400, 404))
+@router.get("/adapters/{name}/history", dependencies=INFER, responses=refusals(400, 404))
 async def adapter_history(name: str, service: TheService) -> HistoryReply:
     """Show every change of an adapter, newest first."""
     entries = await service.adapters.history(name)
     return HistoryReply(history=[HistoryRow.of(entry) for entry in reversed(entries)])
 
 
-@router.put("/adapters/{name}/aliases/{alias}", dependencies=ADMIN, responses=errors(400, 403, 404, 409, 503))
+@router.put("/adapters/{name}/aliases/{alias}", dependencies=ADMIN, responses=refusals(400, 403, 404, 409, 503))
 async def promote_adapter(
     name: str, alias: str, body: PromoteBody, response: Response, service: TheService, config: TheConfig
 ) -> ChangeReply:
@@ -87,14 +87,14 @@ async def promote_adapter(
     return ChangeReply.of(change)
 
 
-@router.delete("/adapters/{name}/aliases/{alias}", dependencies=ADMIN, responses=errors(400, 403, 404, 409))
+@router.delete("/adapters/{name}/aliases/{alias}", dependencies=ADMIN, responses=refusals(400, 403, 404, 409))
 async def remove_alias(name: str, alias: str, service: TheService) -> AdapterReply:
     """Remove an alias."""
     await service.adapters.remove_alias(name, alias, actor=ACTOR)
     return AdapterReply.of(await service.adapters.get(name))
 
 
-@router.post("/adapters/{name}/rollback", dependencies=ADMIN, responses=errors(400, 403, 404, 409, 503))
+@router.post("/adapters/{name}/rollback", dependencies=ADMIN, responses=refusals(400, 403, 404, 409, 503))
 async def rollback_adapter(
     name: str, response: Response, service: TheService, config: TheConfig, body: RollbackBody | None = None
 ) -> ChangeReply:

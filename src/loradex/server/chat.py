@@ -18,7 +18,7 @@ from loradex.server.body import JsonRoute, ignored
 from loradex.server.errors import request_id
 from loradex.server.meter import Meter
 from loradex.server.sse import EventStream
-from loradex.server.state import TheConfig, TheService, errors
+from loradex.server.state import TheConfig, TheService, refusals
 from loradex.server.wire.chat import AnswerMessage, ChatChoice, ChatReply, ChatRequest
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute, dependencies=[Depends(may_infer)])
@@ -27,7 +27,7 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute, depende
 @router.post(
     "/chat/completions",
     response_model=ChatReply,
-    responses={200: {"content": {"text/event-stream": {}}}, **errors(400, 403, 404, 503)},
+    responses={200: {"content": {"text/event-stream": {}}}, **refusals(400, 403, 404, 503)},
 )
 async def create_chat_completion(
     body: ChatRequest, request: Request, service: TheService, config: TheConfig

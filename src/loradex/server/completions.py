@@ -18,7 +18,7 @@ from loradex.server.body import JsonRoute, ignored
 from loradex.server.errors import request_id
 from loradex.server.meter import Meter
 from loradex.server.sse import EventStream
-from loradex.server.state import TheConfig, TheService, errors
+from loradex.server.state import TheConfig, TheService, refusals
 from loradex.server.wire.completion import CompletionChoice, CompletionReply, CompletionRequest, TextPrompt
 from loradex.service.service import Service
 
@@ -31,7 +31,7 @@ DEFAULT_MAX_TOKENS = 16
 @router.post(
     "/completions",
     response_model=CompletionReply,
-    responses={200: {"content": {"text/event-stream": {}}}, **errors(400, 404, 503)},
+    responses={200: {"content": {"text/event-stream": {}}}, **refusals(400, 404, 503)},
 )
 async def create_completion(
     body: CompletionRequest, request: Request, service: TheService, config: TheConfig

@@ -72,13 +72,16 @@ def for_completion(tokens: Sequence[TokenLogprob], offset: int = 0) -> Completio
         text_offset=offsets,
         token_logprobs=[finite(each.logprob) for each in tokens],
         tokens=[each.text for each in tokens],
-        top_logprobs=[
-            {each.text: finite(each.logprob), **{top.text: finite(top.logprob) for top in each.top}}
-            if each.top
-            else {each.text: finite(each.logprob)}
-            for each in tokens
-        ],
+        top_logprobs=[_alternatives(each) for each in tokens],
     )
+
+
+def _alternatives(token: TokenLogprob) -> dict[str, float]:
+    told: dict[str, float] = {token.text: finite(token.logprob)}
+    for top in token.top:
+        # Parts of characters are all "" in text; the chosen one is what counts.
+        told.setdefault(top.text, finite(top.logprob))
+    return told
 
 
 def finite(logprob: float) -> float:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends
 from loradex.core.adapter import BASE, AdapterRef, Reference
 from loradex.errors import AdapterNotFound, InvalidRequest, ModelNotFound, near
 from loradex.server.auth import may_infer
-from loradex.server.state import TheService, errors
+from loradex.server.state import TheService, refusals
 from loradex.server.wire.card import Card, CardList, Permission
 from loradex.service.service import Service
 from loradex.service.views import ModelCard
@@ -17,13 +17,13 @@ from loradex.service.views import ModelCard
 router = APIRouter(prefix="/v1", tags=["OpenAI"], dependencies=[Depends(may_infer)])
 
 
-@router.get("/models", responses=errors(503))
+@router.get("/models", responses=refusals(503))
 async def list_models(service: TheService) -> CardList:
     """List the base model and every adapter that can answer."""
     return CardList(data=[_card(card) for card in service.models()])
 
 
-@router.get("/models/{model_id:path}", responses=errors(404, 503))
+@router.get("/models/{model_id:path}", responses=refusals(404, 503))
 async def retrieve_model(model_id: str, service: TheService) -> Card:
     """Show one model: the base, an adapter, or one version of it (`medical@2`)."""
     cards = {card.id: card for card in service.models()}

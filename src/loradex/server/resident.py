@@ -6,13 +6,13 @@ from fastapi import APIRouter, Depends, Response
 
 from loradex.server.auth import may_admin, may_infer
 from loradex.server.body import JsonRoute, ignored
-from loradex.server.state import TheConfig, TheService, errors
+from loradex.server.state import TheConfig, TheService, refusals
 from loradex.server.wire.adapter import AdapterReply, ChangeReply, LoadBody, ResidentReply, ResidentRow
 
 router = APIRouter(prefix="/api", tags=["Adapters"], route_class=JsonRoute)
 
 
-@router.get("/resident", dependencies=[Depends(may_infer)], responses=errors(503))
+@router.get("/resident", dependencies=[Depends(may_infer)], responses=refusals(503))
 async def list_resident(service: TheService) -> ResidentReply:
     """List the versions that the engine can use at its next step, by slot."""
     rows = [
@@ -24,14 +24,14 @@ async def list_resident(service: TheService) -> ResidentReply:
     return ResidentReply(resident=sorted(rows, key=lambda row: (row.slot or 0, row.name)))
 
 
-@router.post("/resident", dependencies=[Depends(may_admin)], responses=errors(400, 403, 404, 503))
+@router.post("/resident", dependencies=[Depends(may_admin)], responses=refusals(400, 403, 404, 503))
 async def load_adapter(body: LoadBody, response: Response, service: TheService, config: TheConfig) -> ChangeReply:
     """Make an adapter, or one version of it, resident ahead of its first request."""
     response.headers.update(ignored(body, config.strict))
     return ChangeReply.of(await service.adapters.load(body.adapter))
 
 
-@router.delete("/resident/{name}", dependencies=[Depends(may_admin)], responses=errors(400, 403, 404, 409))
+@router.delete("/resident/{name}", dependencies=[Depends(may_admin)], responses=refusals(400, 403, 404, 409))
 async def unload_adapter(name: str, service: TheService) -> AdapterReply:
     """Free an adapter's weights as soon as no answer uses them. Its name goes on to work: it loads again when asked."""
     return AdapterReply.of(await service.adapters.unload(name))

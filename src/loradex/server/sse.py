@@ -20,10 +20,12 @@ log = structlog.get_logger("loradex.server")
 
 DONE = b"data: [DONE]\n\n"
 
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
 
 def frame(content: Mapping[str, Any]) -> bytes:
     """Return one event."""
-    return b"data: " + json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode() + b"\n\n"
+    return b"data: " + _encode(content).encode() + b"\n\n"
 
 
 class EventStream(Response):

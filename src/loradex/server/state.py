@@ -44,7 +44,7 @@ _MEANINGS = {
 }
 
 
-def errors(*codes: int) -> dict[int | str, dict[str, Any]]:
+def refusals(*codes: int) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI entries of the errors that a route may answer; any route may answer 413 and 500."""
     found: dict[int | str, dict[str, Any]] = {
         code: {"model": ErrorReply, "description": _MEANINGS[code]} for code in sorted({*codes, 401, 500})

@@ -10,13 +10,13 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from loradex import __version__
 from loradex.server.auth import may_infer
-from loradex.server.state import TheService, errors, is_ready
+from loradex.server.state import TheService, is_ready, refusals
 from loradex.server.wire.info import Health, Info, Limits, ModelReply, Ready, Stats
 
 router = APIRouter(tags=["Server"])
 
 
-_METRICS = {200: {"content": {"text/plain": {}}, "description": "The metrics"}, **errors()}
+_METRICS = {200: {"content": {"text/plain": {}}, "description": "The metrics"}, **refusals()}
 
 
 @router.get("/health")
@@ -39,7 +39,7 @@ async def metrics(service: TheService) -> Response:
     return Response(service.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/api/info", dependencies=[Depends(may_infer)], responses=errors(503))
+@router.get("/api/info", dependencies=[Depends(may_infer)], responses=refusals(503))
 async def info(service: TheService) -> Info:
     """Show the base model, the limits and the present load."""
     model = service.info

@@ -13,6 +13,17 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from loradex.core.prompt import ChatPrompt, Prompt
 from loradex.errors import ConfigInvalid, InvalidRequest, Unsupported
 
+# A template is a program: whatever it does wrong is the fault of the request that brought it, or of its messages.
+_TEMPLATE_ERRORS = (
+    TemplateError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    RecursionError,
+)
+
 
 class Text:
     """The tokenizer of a base model, with its chat template."""
@@ -89,7 +100,7 @@ class Text:
                 return_dict=False,
                 **extra,
             )
-        except (TemplateError, ValueError, TypeError, IndexError, KeyError) as error:
+        except _TEMPLATE_ERRORS as error:
             raise InvalidRequest(
                 f"The chat template refuses these messages: {error}",
                 hint="Check the order of roles that the model's template expects",
