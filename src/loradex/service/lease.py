@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -71,12 +71,16 @@ class Entry:
         return self.state is State.RESIDENT and not self.leases
 
 
+Follows = Callable[[Reference], bool]
+"""Whether what a request asked for means the new version after a replace."""
+
+
 @dataclass(frozen=True, slots=True)
 class Move:
-    """An `immediate` replace under way: requests that asked for one of `follows` go on under `target`."""
+    """An `immediate` replace under way: requests whose reference follows it go on under `target`."""
 
     target: Entry
-    follows: Set[Reference]
+    follows: Follows
 
 
 class Lease:
@@ -110,10 +114,14 @@ class Lease:
         if self._entry is None:
             raise RuntimeError("The lease was released: no request may begin under it")
         moving = self._entry.moving
-        if moving is not None and self.reference in moving.follows:
+        if moving is not None and self.follows(moving.follows):
             self.move(moving.target)
         self.begun = True
         return self._entry.digest
+
+    def follows(self, follows: Follows) -> bool:
+        """Whether this request goes along with a replace."""
+        return self.reference is not None and follows(self.reference)
 
     def move(self, entry: Entry) -> None:
         """Hold `entry` instead."""

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from loradex.adapters.adapter import Adapter
@@ -28,7 +29,9 @@ from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
 from loradex.engine.base import Engine
 from loradex.errors import AdapterNotFound, Conflict, EngineFailed, LoradexError, RegistryFailed
+from loradex.registry.records import AdapterRecord
 from loradex.registry.registry import Registry
+from loradex.registry.selecting import select
 from loradex.service.ending import closing, to_the_end
 from loradex.service.metrics import Metrics
 from loradex.service.names import Names
@@ -128,7 +131,7 @@ class Replacer:
     async def _move_over(self, plan: Plan) -> Change:
         started = self._clock()
         try:
-            ref = await asyncio.to_thread(plan.move)
+            ref, record = await asyncio.to_thread(self._move, plan)
         finally:
             self._names.forget()
         seconds = self._clock() - started
@@ -139,17 +142,22 @@ class Replacer:
             return change
         try:
             if plan.mode == "immediate":
-                change = replace(change, moved=await self._switch(old, ref))
+                change = replace(change, moved=await self._switch(old, ref, record))
         finally:
             await self.let_go(old.digest)
         self._metrics.replaced(plan.mode)
         return change
 
-    async def _switch(self, old: AdapterRef, new: AdapterRef) -> int:
+    def _move(self, plan: Plan) -> tuple[AdapterRef, AdapterRecord | None]:
+        """Make the change, and read what all forms of the name mean after it. Blocks."""
+        ref = plan.move()
+        with suppress(RegistryFailed):
+            return ref, self._registry.get(plan.name, self._engine.info.digest)
+        return ref, None  # then nobody can be said to follow
+
+    async def _switch(self, old: AdapterRef, new: AdapterRef, record: AdapterRecord | None) -> int:
         try:
-            asked = self._residency.references(old.digest)
-            follows = await asyncio.to_thread(self._followers, asked, new.digest)
-            return await self._residency.move(old.digest, new.digest, follows)
+            return await self._residency.move(old.digest, new.digest, partial(_means, record, new.digest))
         except LoradexError as error:
             kind = Conflict if isinstance(error, Conflict) else EngineFailed
             raise kind(
@@ -157,15 +165,6 @@ class Replacer:
                 f"{error.message}",
                 hint=f"Nothing is lost: wait for them, or go back with `loradex adapter rollback {new.name}`",
             ) from error
-
-    def _followers(self, asked: Set[Reference], digest: str) -> frozenset[Reference]:
-        """Return what now means these weights, of what running requests asked for. Blocks."""
-        follows = set()
-        for reference in asked:
-            with suppress(AdapterNotFound):
-                if self._registry.resolve(reference, self._engine.info.digest).digest == digest:
-                    follows.add(reference)
-        return frozenset(follows)
 
     async def _is_meant(self, digest: str) -> bool:
         """Return whether the bare form or an alias of an enabled name means these weights.
@@ -181,3 +180,12 @@ class Replacer:
             if any(version.version in numbers and version.digest == digest for version in record.versions):
                 return True
         return False
+
+
+def _means(record: AdapterRecord | None, digest: str, reference: Reference) -> bool:
+    """Return whether a reference means these weights, by the record of the only name that has changed."""
+    if record is None or reference.name != record.name:
+        return False
+    with suppress(AdapterNotFound):
+        return select(record, reference).digest == digest
+    return False

@@ -8,7 +8,7 @@ another's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Set
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +16,7 @@ from loradex.adapters.adapter import Adapter
 from loradex.core.adapter import Reference
 from loradex.engine.base import Engine
 from loradex.errors import Conflict, EngineStopped, Overloaded
-from loradex.service.lease import Entry, Lease, Move, State
+from loradex.service.lease import Entry, Follows, Lease, Move, State
 
 RETRY_SECONDS = 0.05
 """After an unload that the engine refused: a request may need one more step to let go."""
@@ -132,16 +132,10 @@ class Residency:
         if digest in self._entries:
             self._entries[digest].retired = False
 
-    def references(self, digest: str) -> frozenset[Reference]:
-        """Return what the requests that hold these weights asked for."""
-        entry = self._entries.get(digest)
-        leases = entry.leases if entry is not None else ()
-        return frozenset(lease.reference for lease in leases if lease.reference is not None)
-
-    async def move(self, old: str, new: str, follows: Set[Reference]) -> int:
+    async def move(self, old: str, new: str, follows: Follows) -> int:
         """Switch the engine's requests, and their leases, from `old` to resident `new`; return how many moved.
 
-        The engine switches all that it runs under `old`, so all of it must have asked for one of `follows`. Requests
+        The engine switches all that it runs under `old`, so what each of its requests asked for must follow. Requests
         that have not reached the engine yet go where what they asked for leads them.
 
         Raises:
@@ -151,7 +145,8 @@ class Residency:
         source, target = self._entries.get(old), self._entries.get(new)
         if source is None or target is None or not source.leases:
             return 0
-        staying = sorted({str(lease.reference) for lease in source.leases if lease.begun} - {str(r) for r in follows})
+        begun = [lease for lease in source.leases if lease.begun]
+        staying = sorted({str(lease.reference) for lease in begun if not lease.follows(follows)})
         if staying:
             raise Conflict(f"some of them asked for `{'`, `'.join(staying)}`, which still means the old version")
         source.moving = Move(target, follows)
@@ -160,7 +155,7 @@ class Residency:
         finally:
             source.moving = None
         for lease in tuple(source.leases):
-            if lease.reference in follows:
+            if lease.follows(follows):
                 lease.move(target)
         self._drop_if_done(source)
         self._advance()
