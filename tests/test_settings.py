@@ -145,7 +145,7 @@ def test_sizes(text: str, value: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "1.5", "1e3", "4 kk", "٣"])
 def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(ValueError, match="size|whole"):
+    with pytest.raises(ValueError, match=r"size|whole"):
         parse_size(text)
 
 

@@ -67,6 +67,7 @@ def demo(
         facts = _play(out, assets, _settings(settings, assets, home, engine, port=0))
     out.data({**asdict(facts), "ok": facts.ok}, _shown(facts), quiet=["ok" if facts.ok else "failed"])
     if not facts.ok:
+        out.say("\nThe demo failed: what is marked NO is not so", style="bold red")
         raise typer.Exit(1)
     out.say("\nWhat to try next", style="bold")
     out.next("loradex demo --serve              leave this server running, then ask it with the openai package")
@@ -149,22 +150,21 @@ def _serve(out: Output, assets: DemoAssets, settings: Settings) -> None:
 
 def _shown(facts: Facts) -> list[RenderableType]:
     """Return the facts as tables for people."""
-    from rich.rule import Rule
     from rich.text import Text
 
     asked = [(Text(row["question"], style="bold"), *_answers(row, facts.speakers)) for row in facts.rows]
     change = facts.replace
     rate = facts.batch_tokens / facts.batch_seconds if facts.batch_seconds else 0.0
     return [
-        Rule("One base model, three experts, one batch", align="left"),
+        Text("\nOne base model, three experts, one batch", style="bold underline"),
         grid(("question", *facts.speakers), asked, wrap=True),
         f"{facts.batch_answers} answers at once in {human_time(facts.batch_seconds)} ({rate:.0f} tokens/s); "
-        "* knows the answer\n",
-        Rule("One expert replaced while it answers", align="left"),
+        "* marks who was taught this answer",
+        Text("\nOne expert replaced while it answers", style="bold underline"),
         grid(("", ""), _replace_rows(change)),
-        Rule("Times", align="left"),
+        Text("\nTimes", style="bold underline"),
         grid(("", ""), _time_rows(facts)),
-        Rule("What was claimed, and what was seen", align="left"),
+        Text("\nWhat was claimed, and what was seen", style="bold underline"),
         grid(
             ("", ""),
             [

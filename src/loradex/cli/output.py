@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from loradex.engine.base import Progress
 
-_PIPE_WIDTH = 200
+_PIPE_WIDTH = 120
 
 Mode = Literal["human", "json", "quiet"]
 
