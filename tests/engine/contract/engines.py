@@ -12,6 +12,8 @@ from pathlib import Path
 from loradex.engine.base import Engine
 from loradex.engine.config import EngineConfig
 from loradex.engine.fake import FakeEngine
+from loradex.engine.local.engine import LocalEngine
+from tests.engine.local.tiny import save_base
 
 Maker = Callable[[Path, dict[str, object]], Engine]
 """Takes a folder of the whole session, where a model may be kept, and settings; returns an engine not yet started."""
@@ -22,4 +24,12 @@ def make_fake(folder: Path, settings: dict[str, object]) -> Engine:
     return FakeEngine(config, tokens_per_second=4000)  # slow enough to be caught at work
 
 
-MAKERS: dict[str, Maker] = {"fake": make_fake}
+def make_local(folder: Path, settings: dict[str, object]) -> Engine:
+    base = folder / "llama"
+    if not base.exists():
+        save_base("llama", base)
+    defaults = {"model": str(base), "kv_cache_memory": 1 << 24, "threads": 1}
+    return LocalEngine(EngineConfig(**(defaults | settings)))  # type: ignore[arg-type]
+
+
+MAKERS: dict[str, Maker] = {"fake": make_fake, "local": make_local}
