@@ -95,6 +95,23 @@ def test_probes_are_answered_while_the_model_loads(tmp_path: Path, monkeypatch: 
         thread.join()
 
 
+def test_a_server_can_be_stopped_while_its_model_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service, engine = make_service(tmp_path)
+
+    async def forever(progress: Progress | None = None) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(engine, "start", forever)
+    running = server(service)
+    url = running.bind()
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    assert httpx.get(f"{url}/health").status_code == 200
+    running.stop()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
 def test_a_model_that_cannot_be_served_ends_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     service, engine = make_service(tmp_path)
 

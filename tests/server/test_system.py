@@ -58,6 +58,12 @@ async def test_keys(making: Making) -> None:
             assert (await app.client.get(path, headers={"authorization": f"Bearer {key}"})).status_code == 200
 
 
+async def test_a_key_may_hold_any_character(making: Making) -> None:
+    app = await making(infer_keys=("schlüssel",))
+    for header, status in (("Bearer schlüssel".encode(), 200), ("Bearer schlüssel".encode("latin-1"), 401)):
+        assert (await app.client.get("/v1/models", headers={b"authorization": header})).status_code == status
+
+
 async def test_a_key_is_asked_for_before_the_body_is_read(making: Making) -> None:
     app = await making(infer_keys=("use",))
     reply = await app.client.post("/v1/completions", content=b"{broken", headers={"content-type": "application/json"})

@@ -10,19 +10,8 @@ from fastapi import APIRouter, Depends, Query, Response
 from loradex.server.auth import may_admin, may_infer
 from loradex.server.body import JsonRoute, ignored
 from loradex.server.state import TheConfig, TheService, refusals
-from loradex.server.wire.adapter import (
-    AdapterListReply,
-    AdapterReply,
-    AddBody,
-    ChangeReply,
-    CheckBody,
-    HistoryReply,
-    HistoryRow,
-    PromoteBody,
-    RemovedReply,
-    ReportReply,
-    RollbackBody,
-)
+from loradex.server.wire.adapter import AdapterListReply, AdapterReply, HistoryReply, HistoryRow, ReportReply
+from loradex.server.wire.verbs import AddBody, ChangeReply, CheckBody, PromoteBody, RemovedReply, RollbackBody
 
 router = APIRouter(prefix="/api", tags=["Adapters"], route_class=JsonRoute)
 ADMIN = [Depends(may_admin)]

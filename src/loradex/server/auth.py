@@ -67,7 +67,7 @@ class Authenticate:
         if scope["type"] != "http" or scope["path"] in _OPEN:
             return await self._app(scope, receive, send)
         try:
-            granted = self._keys.scope_of(Headers(scope=scope).get("authorization"))
+            granted = self._keys.scope_of(_authorization(scope))
         except AuthenticationFailed as error:
             request_id = scope["state"].get("request_id", "")
             response = reply_to(error, request_id)
@@ -98,6 +98,12 @@ def may_admin(request: Request, _: object = Security(_bearer)) -> None:
 def is_admin(request: Request) -> bool:
     """Return whether the request may change adapters."""
     return bool(request.state.key_scope == "admin")
+
+
+def _authorization(scope: Scope) -> str | None:
+    # Headers are read as Latin-1; keys beyond ASCII are sent as UTF-8.
+    value = Headers(scope=scope).get("authorization")
+    return None if value is None else value.encode("latin-1").decode("utf-8", "surrogateescape")
 
 
 def _digest(key: str) -> bytes:

@@ -65,7 +65,9 @@ class Edge:
             write = log.debug if scope["path"] in _QUIET else log.info
             seconds = round(time.monotonic() - began, 4)
             extra = {"adapter": adapter} if adapter else {}
-            write("request", method=scope["method"], path=scope["path"], status=status, seconds=seconds, **extra)
+            # As it was sent: decoded, a path may hold line breaks, which would forge lines of the log.
+            path = scope.get("raw_path", b"").decode("latin-1") or scope["path"]
+            write("request", method=scope["method"], path=path, status=status, seconds=seconds, **extra)
 
 
 class BodyLimit:

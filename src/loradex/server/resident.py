@@ -7,7 +7,9 @@ from fastapi import APIRouter, Depends, Response
 from loradex.server.auth import may_admin, may_infer
 from loradex.server.body import JsonRoute, ignored
 from loradex.server.state import TheConfig, TheService, refusals
-from loradex.server.wire.adapter import AdapterReply, ChangeReply, LoadBody, ResidentReply, ResidentRow
+from loradex.server.wire.adapter import AdapterReply
+from loradex.server.wire.resident import ResidentReply, ResidentRow
+from loradex.server.wire.verbs import ChangeReply, LoadBody
 
 router = APIRouter(prefix="/api", tags=["Adapters"], route_class=JsonRoute)
 

@@ -1,108 +1,15 @@
-"""Bodies of our own routes under `/api`."""
+"""An adapter, its versions, its history and the report of a check, as replies."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Annotated, Literal
+from datetime import datetime
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import BaseModel
 
 from loradex.adapters.check import CheckReport
 from loradex.registry.records import HistoryEntry
-from loradex.server.body import Body, Whole
 from loradex.server.wire.error import ProblemBody
-from loradex.service.views import AdapterView, Change, VersionState
-
-
-def _folder(value: str) -> str:
-    if "\0" in value or not value:
-        raise ValueError("a path is neither empty nor holds a null character")
-    return value
-
-
-FolderPath = Annotated[str, Field(max_length=4096), AfterValidator(_folder)]
-"""A path on the server's machine."""
-
-Mode = Literal["drain", "immediate"]
-"""What happens to running answers: they finish on the version they began with, or switch at their next token."""
-
-VersionNumber = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
-
-
-class AddBody(Body):
-    """Register the adapter at `path` as the next version of `name`, and serve it."""
-
-    name: str
-    path: FolderPath
-    mode: Mode = "drain"
-    replace: bool = True
-    allow_pickle: bool = False
-
-    @property
-    def folder(self) -> Path:
-        """The path."""
-        return Path(self.path)
-
-
-class CheckBody(Body):
-    """Check the adapter at `path` without registering it."""
-
-    path: FolderPath
-
-
-class PromoteBody(Body):
-    """Point an alias at a version."""
-
-    version: VersionNumber
-    mode: Mode = "drain"
-
-
-class RollbackBody(Body):
-    """Go back to what the name meant before."""
-
-    mode: Mode = "drain"
-
-
-class LoadBody(Body):
-    """Make resident what a reference means."""
-
-    adapter: str
-
-
-class Pinned(BaseModel):
-    """A version by number and digest."""
-
-    version: int
-    digest: str
-
-
-class ChangeReply(BaseModel):
-    """What a change did; times in seconds."""
-
-    name: str
-    version: int
-    digest: str
-    previous: Pinned | None
-    stage_seconds: float
-    load_seconds: float
-    switch_seconds: float
-    moved: int
-
-    @classmethod
-    def of(cls, change: Change) -> ChangeReply:
-        """Return the reply for a change."""
-        before = change.previous
-        return cls(
-            name=change.ref.name,
-            version=change.ref.version,
-            digest=change.ref.digest,
-            previous=Pinned(version=before.version, digest=before.digest) if before else None,
-            stage_seconds=change.stage_seconds,
-            load_seconds=change.load_seconds,
-            switch_seconds=change.switch_seconds,
-            moved=change.moved,
-        )
+from loradex.service.views import AdapterView, VersionState
 
 
 class VersionReply(BaseModel):
@@ -230,47 +137,3 @@ class HistoryReply(BaseModel):
     """Every change of a name, newest first."""
 
     history: list[HistoryRow]
-
-
-class RemovedReply(BaseModel):
-    """What was removed; `version` is null for the whole name."""
-
-    name: str
-    version: int | None
-    removed: bool = True
-
-
-class ResidentRow(BaseModel):
-    """A version that the engine can use at its next step."""
-
-    name: str
-    version: int
-    digest: str
-    slot: int | None
-    bytes: int
-    leases: int
-    running: int
-    waiting: int
-    last_used: datetime | None
-
-    @classmethod
-    def of(cls, name: str, state: VersionState) -> ResidentRow:
-        """Return the row for a resident version."""
-        idle = state.idle_seconds
-        return cls(
-            name=name,
-            version=state.record.version,
-            digest=state.record.digest,
-            slot=state.slot,
-            bytes=state.device_bytes,
-            leases=state.leases,
-            running=state.running,
-            waiting=state.waiting,
-            last_used=None if idle is None else datetime.now(UTC) - timedelta(seconds=idle),
-        )
-
-
-class ResidentReply(BaseModel):
-    """What the engine holds, by slot."""
-
-    resident: list[ResidentRow]
