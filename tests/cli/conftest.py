@@ -40,6 +40,7 @@ def loradex(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     # Another program may hold the usual port of this machine; the address of nobody is as good as none.
     monkeypatch.setattr("loradex.client.wire.DEFAULT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr("loradex.cli.target._USUAL", ("127.0.0.1", 9))
 
     def call(*argv: object) -> Ran:
         capfd.readouterr()

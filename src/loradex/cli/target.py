@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from loradex.cli.offline import Offline
     from loradex.client.client import Adapters, Client
 
+_USUAL = ("127.0.0.1", 8000)
 _PROBE_SECONDS = 3.0
 
 
@@ -47,6 +49,11 @@ class Target:
         return path if self.settings.url and not is_loopback(self.settings.url) else path.resolve()
 
     def _answers(self) -> bool:
+        try:
+            # Asked first, since importing the client takes longer than all the rest of a short command.
+            socket.create_connection(_USUAL, _PROBE_SECONDS).close()
+        except OSError:
+            return False
         try:
             with self.client(timeout=_PROBE_SECONDS) as client:
                 return client.info().product == "loradex"
