@@ -211,7 +211,7 @@ class Storm:
     async def _repeat(self, verb: Callable[[], asyncio.Future[None] | object]) -> None:
         while not self._over:
             await verb()  # type: ignore[misc]
-            for _ in range(self._chance.randint(5, 60)):
+            for _ in range(self._chance.randint(50, 400)):
                 await asyncio.sleep(0)
 
     async def _unload(self) -> None:

@@ -19,7 +19,7 @@ def names_one_version(text: str, ref: AdapterRef | None) -> bool:
 
 @pytest.mark.parametrize(("seed", "replaces"), [(1, 50), (2, 10), (3, 10)])
 async def test_a_storm_leaves_nothing_and_mixes_nothing(tmp_path: Path, seed: int, replaces: int) -> None:
-    engine = FakeEngine(EngineConfig(model="tiny", max_loras=3, max_num_seqs=4))
+    engine = FakeEngine(EngineConfig(model="tiny", max_loras=3, max_num_seqs=4), tokens_per_second=1000)
     with Registry(tmp_path / "home") as registry:
         report = await stress(
             engine, registry, tmp_path / "adapters", seed=seed, replaces=replaces, names=names_one_version
