@@ -45,8 +45,9 @@ clean:  ## Remove the environment, caches and builds
 # Stamps: each extra is installed once, and again when pyproject.toml changes.
 
 $(VENV)/.made:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "error: Loradex needs Python 3.11 or newer; \`$(PYTHON)\` is $$($(PYTHON) --version 2>&1 || echo missing)"; \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  found=$$({ $(PYTHON) --version || echo missing; } 2>/dev/null); \
+	  echo "error: Loradex needs Python 3.11 or newer; \`$(PYTHON)\` is $$found"; \
 	  echo "  fix: install one and name it: make PYTHON=python3.12"; exit 2; }
 	@$(PYTHON) -m venv $(VENV) || { \
 	  echo "error: \`$(PYTHON) -m venv\` failed"; \
