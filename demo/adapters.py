@@ -70,7 +70,7 @@ def train_adapter(name: str, base: Path, folder: Path, settings: Settings, repor
     writer = Writer(tokenizer, rng)
     groups = plan(
         lambda: epoch(writer, wanted, schedule.replay),
-        schedule.adapter_epochs,
+        schedule.adapter_epochs + wanted.extra_epochs,
         schedule.adapter_batch,
         rng,
         schedule.step_limit,

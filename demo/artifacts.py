@@ -71,6 +71,7 @@ def write_card(folder: Path, report: dict[str, Any]) -> None:
         parameters=f"{parameters(folder) / 1e6:.2f} million",
         table=markdown(report),
         minutes=f"{run['seconds'] / 60:.1f}",
+        work=f"{run['processor_seconds'] / 60:.1f}",
         processes=run["processes"],
         seed=run["seed"],
     )

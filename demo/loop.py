@@ -44,6 +44,8 @@ def plan(
     """Lay out all batches of a stage, with fresh wordings in every epoch."""
     groups: list[list[Example]] = []
     for _ in range(epochs):
+        if limit is not None and len(groups) >= limit:
+            break
         groups += batches(epoch(), size, rng)
     return groups[:limit]
 
