@@ -51,6 +51,11 @@ async def collect(
     raise AssertionError("no end")
 
 
+async def drain(engine: LocalEngine, request: GenerateRequest) -> None:
+    async for _ in engine.generate(request):
+        pass
+
+
 async def until(condition) -> None:
     for _ in range(2000):
         if condition():
@@ -177,6 +182,19 @@ async def test_damaged_weights_spoil_only_their_own_answers(llama, running: Runn
         )
         assert isinstance(bad, EngineFailed)
         assert fine[1] == good[1]
+
+
+async def test_what_a_bad_answer_left_in_the_cache_is_not_looked_at(llama, running: Running) -> None:
+    async with running(llama) as engine:
+        engine._loop._runner.model.linears["model.layers.0.self_attn.q_proj"].table[0].a.fill_(float("nan"))
+        with pytest.raises(EngineFailed):
+            await collect(engine, llama.adapters[0].digest)
+        assert engine._model.attention.cache._keys[1][0].isnan().any()
+        # These differ in length, so the shorter one is padded; the first cell of the cache would be at hand.
+        sampling = Sampling(max_tokens=8)
+        await asyncio.gather(
+            *(drain(engine, GenerateRequest(str(n), PROMPT[:n], sampling)) for n in (5, len(PROMPT), 20))
+        )
 
 
 async def test_a_step_that_breaks_fails_its_answers_and_not_the_engine(llama, running: Running) -> None:

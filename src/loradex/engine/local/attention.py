@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import AttentionInterface
 
-from loradex.engine.local.batch import Rows, Step
+from loradex.engine.local.batch import Decodes, Rows, Step
 from loradex.engine.local.kvcache import CacheShape, KVCache
 from loradex.errors import ConfigInvalid
 
@@ -50,10 +50,15 @@ class PagedAttention:
             return _causal(query, key, value, 0, scaling, window, softcap).transpose(1, 2)
         batch = self.step.batch
         self.cache.write(layer, batch.cells, key[0].transpose(0, 1), value[0].transpose(0, 1))
-        parts = [self._sequence(layer, query, rows, scaling, window, softcap) for rows in batch.rows]
-        return torch.cat(parts, dim=2).transpose(1, 2)
+        out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
+        if batch.decodes is not None:
+            out[0, batch.decodes.rows] = self._decodes(layer, query, batch.decodes, scaling, window, softcap)
+        for rows in batch.prompts:
+            attended = self._prompt(layer, query, rows, scaling, window, softcap)
+            out[:, rows.begin : rows.end] = attended.transpose(1, 2)
+        return out
 
-    def _sequence(
+    def _prompt(
         self,
         layer: int,
         query: torch.Tensor,
@@ -63,10 +68,26 @@ class PagedAttention:
         softcap: float | None,
     ) -> torch.Tensor:
         first = 0 if window is None else max(0, rows.position - window + 1)
-        keys, values = self.cache.read(layer, rows.cells[first:])
+        keys, values = self.cache.read(layer, rows.cells[first:].unsqueeze(0))
         return _causal(
             query[:, :, rows.begin : rows.end], keys, values, rows.position - first, scaling, window, softcap
         )
+
+    def _decodes(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        decodes: Decodes,
+        scaling: float | None,
+        window: int | None,
+        softcap: float | None,
+    ) -> torch.Tensor:
+        """Attend all one-row sequences at once; the result is `[sequences, query heads, value dim]`."""
+        rows = query[0].index_select(1, decodes.rows).transpose(0, 1).unsqueeze(2)
+        keys, values = self.cache.read(layer, decodes.cells)
+        mask = decodes.mask(window)
+        mask = None if mask is None else mask[:, None, None, :]
+        return _attend(rows, keys, values, mask, scaling, softcap).squeeze(2)
 
 
 def paged_attention(
@@ -108,16 +129,25 @@ def _causal(
 ) -> torch.Tensor:
     """Attend rows at positions from `offset` on to keys at positions from 0 on, none later than itself."""
     rows, context = query.shape[2], keys.shape[2]
-    plain = window is None or window >= context
+    if rows == context and (window is None or window >= context) and softcap is None:
+        return _attend(query, keys, values, None, scaling, None, causal=True)
+    return _attend(query, keys, values, _mask(rows, context, offset, window, query), scaling, softcap)
+
+
+def _attend(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+    softcap: float | None,
+    *,
+    causal: bool = False,
+) -> torch.Tensor:
+    """Attend `query` (`[n, query heads, rows, dim]`) to `keys` and `values` (`[n, heads, context, dim]`)."""
     if softcap is not None:
-        return _softcapped(query, keys, values, _mask(rows, context, offset, window, query), scaling, softcap)
+        return _softcapped(query, keys, values, mask, scaling, softcap)
     grouped = query.shape[1] != keys.shape[1]
-    if rows == 1 and plain:
-        mask, causal = None, False
-    elif rows == context and plain:
-        mask, causal = None, True
-    else:
-        mask, causal = _mask(rows, context, offset, window, query), False
     return functional.scaled_dot_product_attention(
         query, keys, values, attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=grouped
     )
@@ -135,7 +165,7 @@ def _softcapped(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    mask: torch.Tensor,
+    mask: torch.Tensor | None,
     scaling: float | None,
     softcap: float,
 ) -> torch.Tensor:
@@ -144,5 +174,7 @@ def _softcapped(
     keys, values = keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1)
     scores = torch.matmul(query, keys.transpose(2, 3)) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     scores = torch.tanh(scores / softcap) * softcap
-    weights = torch.softmax(scores.masked_fill(~mask, float("-inf")), dim=-1, dtype=torch.float32)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32)
     return torch.matmul(weights.to(query.dtype), values)

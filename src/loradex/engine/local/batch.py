@@ -11,7 +11,7 @@ from loradex.engine.local.lora import Segment
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of one sequence in the batch.
+    """The rows of one sequence that has more than one in this step: a chunk of its prompt.
 
     `begin` up to `end` are its rows, `position` the place of the first in its sequence, `cells` (`[position + rows]`)
     where the cache keeps every token up to the last.
@@ -24,10 +24,36 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """One step: `rows` by sequence, `segments` by adapter, `cells` (`[rows]`) where this step's keys and values go."""
+class Decodes:
+    """All sequences with one row in this step, side by side.
 
-    rows: tuple[Rows, ...]
+    `rows` (`[sequences]`) are their rows. `cells` (`[sequences, longest]`) is where the cache keeps their tokens; the
+    rest repeats a sequence's own first cell, for a masked NaN of somebody else would still spoil the sum. `position`
+    (`[sequences, 1]`) is the place of the row in its sequence, None where all are equal.
+    """
+
+    rows: torch.Tensor
+    cells: torch.Tensor
+    position: torch.Tensor | None
+
+    def mask(self, window: int | None) -> torch.Tensor | None:
+        """Return `[sequences, longest]`, True where a row may look; None where it may look everywhere."""
+        longest = self.cells.shape[1]
+        if self.position is None:
+            return None if window is None or window >= longest else self._column() > longest - 1 - window
+        seen = self._column() <= self.position
+        return seen if window is None else seen & (self._column() > self.position - window)
+
+    def _column(self) -> torch.Tensor:
+        return torch.arange(self.cells.shape[1], device=self.cells.device).unsqueeze(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step: prompts and decodes, `segments` by adapter, `cells` (`[rows]`) where this step's keys and values go."""
+
+    prompts: tuple[Rows, ...]
+    decodes: Decodes | None
     segments: tuple[Segment, ...]
     cells: torch.Tensor
 

@@ -41,7 +41,9 @@ class KVCache:
         self._values[layer].index_copy_(0, cells, values)
 
     def read(self, layer: int, cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values of `cells`, each `[1, heads, cells, dim]`."""
-        keys = self._keys[layer].index_select(0, cells)
-        values = self._values[layer].index_select(0, cells)
-        return keys.transpose(0, 1).unsqueeze(0), values.transpose(0, 1).unsqueeze(0)
+        """Return keys and values of `cells` (`[sequences, context]`), each `[sequences, heads, context, dim]`."""
+        return _gather(self._keys[layer], cells), _gather(self._values[layer], cells)
+
+
+def _gather(pool: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+    return pool.index_select(0, cells.flatten()).view(*cells.shape, *pool.shape[1:]).transpose(1, 2)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
-from loradex.engine.local.batch import Batch, Rows
+from loradex.engine.local.batch import Batch, Decodes, Rows
 from loradex.engine.local.lora import LoraPair, Segment
 from loradex.engine.local.model import BaseModel
 from loradex.engine.local.plan import Chunk, StepPlan
@@ -57,10 +59,9 @@ class Runner:
         device = self.model.device
         tokens = [token for chunk in plan.chunks for token in _tokens(chunk)]
         positions = [chunk.start + i for chunk in plan.chunks for i in range(chunk.length)]
-        rows = tuple(self._rows(plan.chunks))
-        cells = torch.cat([row.cells[row.position :] for row in rows])
-        self.model.step.batch = Batch(rows, tuple(self._segments(plan.chunks)), cells)
-        last = [row.end - 1 for row, chunk in zip(rows, plan.chunks, strict=True) if chunk.samples]
+        ends = list(accumulate(chunk.length for chunk in plan.chunks))
+        last = [end - 1 for end, chunk in zip(ends, plan.chunks, strict=True) if chunk.samples]
+        self.model.step.batch = self._batch(plan.chunks, ends)
         try:
             output = self.model.module(
                 input_ids=torch.tensor([tokens], device=device),
@@ -72,13 +73,34 @@ class Runner:
             self.model.step.batch = None
         return output.logits[0].float()
 
-    def _rows(self, chunks: Iterable[Chunk]) -> Iterable[Rows]:
-        begin = 0
-        for chunk in chunks:
-            blocks = torch.tensor(chunk.sequence.blocks, device=self.model.device)
-            cells = (blocks.unsqueeze(1) * self.block_size + self._offsets).flatten()
-            yield Rows(begin, begin + chunk.length, chunk.start, cells[: chunk.start + chunk.length])
-            begin += chunk.length
+    def _batch(self, chunks: Sequence[Chunk], ends: Sequence[int]) -> Batch:
+        cells = [self._cells(chunk) for chunk in chunks]
+        written = torch.cat([own[chunk.start :] for own, chunk in zip(cells, chunks, strict=True)])
+        placed = list(zip(chunks, ends, cells, strict=True))
+        prompts = (Rows(e - c.length, e, c.start, own) for c, e, own in placed if c.length > 1)
+        decodes = [(c.start, e - 1, own) for c, e, own in placed if c.length == 1]
+        return Batch(
+            tuple(prompts),
+            self._decodes(*zip(*decodes, strict=True)) if decodes else None,
+            tuple(self._segments(chunks)),
+            written,
+        )
+
+    def _cells(self, chunk: Chunk) -> torch.Tensor:
+        """Return the cells of all tokens of a sequence up to the chunk's end."""
+        blocks = torch.tensor(chunk.sequence.blocks, device=self.model.device)
+        cells = (blocks.unsqueeze(1) * self.block_size + self._offsets).flatten()
+        return cells[: chunk.start + chunk.length]
+
+    def _decodes(self, positions: Sequence[int], rows: Sequence[int], cells: Sequence[torch.Tensor]) -> Decodes:
+        device = self.model.device
+        ragged = len(set(positions)) > 1
+        padded = pad_sequence(list(cells), batch_first=True, padding_value=-1)
+        return Decodes(
+            rows=torch.tensor(rows, device=device),
+            cells=torch.where(padded < 0, padded[:, :1], padded),
+            position=torch.tensor(positions, device=device).unsqueeze(1) if ragged else None,
+        )
 
     def _segments(self, chunks: Iterable[Chunk]) -> Iterable[Segment]:
         """Merge the rows of neighbouring chunks with one adapter; the base's rows are in no segment."""
