@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -86,3 +87,13 @@ def test_links_lead_somewhere() -> None:
         if not (page.parent / target).exists()
     ]
     assert broken == []
+
+
+def test_the_table_of_the_demo_model_is_what_was_measured() -> None:
+    measured = json.loads((DEMO / "evaluation.json").read_text())["results"]["float32"]["table"]
+    section = (ROOT / "README.md").read_text().partition("## The demo model is a toy")[2].partition("## ")[0]
+    header, _, *rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("|")]
+    assert len(rows) == 4
+    for name, *cells in rows:
+        shown = dict(zip(header, map(float, cells), strict=True))
+        assert shown == {column: measured[name][column] for column in header}
