@@ -34,6 +34,8 @@ class Metrics:
         self._prompt = self._counter("loradex_prompt_tokens", "Tokens of prompts", by_version)
         self._output = self._counter("loradex_output_tokens", "Tokens of answers", by_version)
         self._replaces = self._counter("loradex_adapter_replaces", "Versions replaced under a name", ("mode",))
+        for mode in ("drain", "immediate"):
+            self._replaces.labels(mode)  # so that the series are there, at 0, before the first replace
         self._first = self._histogram("loradex_time_to_first_token_seconds", "Arrival to first token")
         self._gap = self._histogram("loradex_inter_token_seconds", "Token to token of one answer", _GAPS)
         self._whole = self._histogram("loradex_request_seconds", "Arrival to end")

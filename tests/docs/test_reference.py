@@ -12,7 +12,7 @@ import pytest
 from loradex import errors
 from loradex.settings import KEYS, variable
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
