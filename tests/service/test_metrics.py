@@ -99,4 +99,4 @@ def test_versions_beyond_the_cap_share_a_label() -> None:
 def test_two_services_count_for_themselves() -> None:
     first, second = Metrics(), Metrics()
     first.replaced("drain")
-    assert b'replaces_total{mode="drain"}' not in second.render()
+    assert b'replaces_total{mode="drain"} 0.0' in second.render()
