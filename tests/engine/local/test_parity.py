@@ -8,35 +8,18 @@ import random
 import pytest
 import torch
 
-from loradex.core.event import Delta, Finished
-from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
 from loradex.engine.local.engine import LocalEngine
 from loradex.engine.local.plan import Chunk, StepPlan
 from loradex.engine.local.sequence import Sequence
 
 from . import tiny
-from .tiny import Family, Running
-
-GREEDY = Sampling(temperature=0.0, max_tokens=16)
+from .tiny import GREEDY, Family, Running, answer
 
 
 def prompts(count: int) -> list[list[int]]:
     chance = random.Random(7)
     return [[chance.randrange(256) for _ in range(chance.randrange(3, 40))] for _ in range(count)]
-
-
-async def answer(
-    engine: LocalEngine, name: str, tokens: list[int], adapter: str | None, sampling: Sampling
-) -> list[int]:
-    said: list[int] = []
-    async for event in engine.generate(GenerateRequest(name, tuple(tokens), sampling, adapter)):
-        if isinstance(event, Delta):
-            said.extend(event.token_ids)
-        elif isinstance(event, Finished):
-            assert event.completion_tokens == len(said)
-            assert event.adapter == adapter
-    return said
 
 
 def digest(family: Family, adapter: int | None) -> str | None:

@@ -27,6 +27,9 @@ from transformers import (
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from loradex.adapters.adapter import Adapter
+from loradex.core.event import Delta, Finished
+from loradex.core.request import GenerateRequest
+from loradex.core.sampling import Sampling
 from loradex.engine.local.engine import LocalEngine
 
 VOCAB = 320
@@ -180,3 +183,18 @@ class Family:
 
 
 Running = Callable[..., AbstractAsyncContextManager[LocalEngine]]
+
+GREEDY = Sampling(temperature=0.0, max_tokens=16)
+
+
+async def answer(
+    engine: LocalEngine, name: str, tokens: list[int], adapter: str | None, sampling: Sampling
+) -> list[int]:
+    said: list[int] = []
+    async for event in engine.generate(GenerateRequest(name, tuple(tokens), sampling, adapter)):
+        if isinstance(event, Delta):
+            said.extend(event.token_ids)
+        elif isinstance(event, Finished):
+            assert event.completion_tokens == len(said)
+            assert event.adapter == adapter
+    return said

@@ -18,6 +18,7 @@ from loradex.engine.config import EngineConfig
 from loradex.engine.local.attention import NAME, PagedAttention
 from loradex.engine.local.batch import Step
 from loradex.engine.local.linear import LoraLinear
+from loradex.engine.local.packed import PackedLinear, can_pack
 from loradex.errors import ConfigInvalid
 
 SERVED_LAYERS = {"full_attention", "sliding_attention"}
@@ -94,6 +95,7 @@ def load(config: EngineConfig, folder: Path, device: torch.device) -> BaseModel:
     with torch.inference_mode():
         reference = _forward(module, probe, device)
     step = Step()
+    _pack(module)
     linears = _swap_linears(module, config.max_loras, step)
     attention = PagedAttention(step)
     attention.attach(module)
@@ -121,13 +123,20 @@ def _forward(module: nn.Module, tokens: list[int], device: torch.device) -> torc
     return module(input_ids=ids, position_ids=positions, use_cache=False).logits[0].float()
 
 
+def _pack(module: PreTrainedModel) -> None:
+    """Replace every linear that gains by it, the output head too, by a packed one."""
+    for name, linear in list(module.named_modules()):
+        if can_pack(linear):
+            module.set_submodule(name, PackedLinear(linear))
+
+
 def _swap_linears(module: PreTrainedModel, slots: int, step: Step) -> dict[str, LoraLinear]:
     """Wrap every linear but the output head; return the wrappers by module path."""
     head = module.get_output_embeddings()
     found = [
         (name, linear)
         for name, linear in module.named_modules()
-        if isinstance(linear, nn.Linear | Conv1D) and linear is not head
+        if isinstance(linear, nn.Linear | PackedLinear | Conv1D) and linear is not head
     ]
     wrapped = {}
     for name, linear in found:
