@@ -142,7 +142,7 @@ class Storm:
 
     async def _stream(self) -> None:
         while not self._over:
-            model = self._chance.choice((*NAMES, *NAMES, "base", self._pinned()))
+            model = self._chance.choice((*NAMES, *NAMES, "base", f"{self._chance.choice(NAMES)}@1"))
             prompt = self._chance.choice(PROMPTS)
             length = self._chance.randint(2, self._max_tokens)
             fate = self._chance.random()
@@ -151,10 +151,6 @@ class Storm:
             else:
                 await self._ask_once(model, prompt, length, leave_early=fate < 0.3)
             await asyncio.sleep(0)
-
-    def _pinned(self) -> str:
-        # One running answer that asked for exactly the old version forbids a switch: with these there would be few.
-        return "base" if self._immediate else f"{self._chance.choice(NAMES)}@1"
 
     async def _cancelled(self, model: str, prompt: str, length: int) -> None:
         """Cancel a request at whatever it awaits after some turns of the loop."""
@@ -194,7 +190,7 @@ class Storm:
         assert end.reason in ("stop", "length")
         digest = answer.ref.digest if answer.ref is not None else None
         self.report.counts["answered"] += 1
-        if self._immediate:
+        if self._immediate and "@" not in answer.model:
             self.report.counts["switched"] += end.adapter != digest
             return
         assert end.adapter == digest

@@ -13,7 +13,7 @@ from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
 from loradex.engine.config import EngineConfig
 from loradex.engine.fake import FakeEngine
-from loradex.errors import AdapterDamaged, Conflict, EngineFailed, EngineStopped, Overloaded
+from loradex.errors import AdapterDamaged, EngineFailed, EngineStopped, Overloaded
 from loradex.service.lease import Lease
 from loradex.service.residency import Residency
 
@@ -391,7 +391,7 @@ async def test_another_victim_is_taken_when_one_cannot_be_freed(make: MakeBench)
 
 async def drive(bench: Bench, lease: Lease) -> None:
     """Run a request under a lease until cancelled."""
-    request = GenerateRequest("r", (1,), Sampling(max_tokens=10**6, ignore_eos=True), lease.begin())
+    request = GenerateRequest("r", (1,), Sampling(max_tokens=10**6, ignore_eos=True), lease.begin("r"))
     async for _ in bench.engine.generate(request):
         pass
 
@@ -405,7 +405,7 @@ async def test_move_takes_requests_and_leases_over(make: MakeBench) -> None:
     moving = asyncio.create_task(bench.residency.move(A, B, Reference("a").__eq__))
     await asyncio.sleep(0)
     late = await bench.held(A)
-    assert late.begin() == B  # the engine would get it too late for the switch
+    assert late.begin("late") == B  # the engine would get it too late for the switch
     assert await moving == 1
     assert old.digest == B
     assert bench.leases(A) == 0
@@ -425,15 +425,13 @@ async def test_a_request_that_asked_for_the_old_weights_themselves_is_never_swit
     follower, new = await bench.held(A), await bench.held(B)
     running = asyncio.create_task(drive(bench, pinned))
     await turns()
-    with pytest.raises(Conflict, match="a@1"):
-        await bench.residency.move(A, B, Reference("a").__eq__)
+    late = await bench.residency.acquire(A, reference=Reference("a", version=1))
+    assert await bench.residency.move(A, B, Reference("a").__eq__) == 0
+    assert (follower.digest, pinned.digest, late.digest, late.begin("late")) == (B, A, A, A)
+    assert [held.digest for held in bench.engine.resident() if held.running] == [A]
     running.cancel()
     await asyncio.wait((running,))
-    pinned.release()
-    late = await bench.residency.acquire(A, reference=Reference("a", version=1))
-    await bench.residency.move(A, B, Reference("a").__eq__)
-    assert (follower.digest, late.digest, late.begin()) == (B, A, A)
-    for lease in (follower, late, new):
+    for lease in (pinned, follower, late, new):
         lease.release()
 
 
@@ -444,7 +442,7 @@ async def test_a_switch_that_fails_leaves_the_leases_where_they_are(make: MakeBe
     bench.engine.fail_switch = True
     with pytest.raises(EngineFailed):
         await bench.residency.move(A, B, Reference("a").__eq__)
-    assert (old.digest, old.begin()) == (A, A)
+    assert (old.digest, old.begin("r")) == (A, A)
     old.release()
     new.release()
 
@@ -456,7 +454,7 @@ async def test_a_released_lease_begins_nothing(make: MakeBench) -> None:
     lease.release()
     assert lease.digest is None
     with pytest.raises(RuntimeError):
-        lease.begin()
+        lease.begin("r")
 
 
 async def test_stopping_refuses_those_who_wait_and_newcomers(make: MakeBench) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -104,11 +104,11 @@ class Engine(Protocol):
         """
         ...
 
-    async def switch(self, old: str, new: str) -> int:
+    async def switch(self, old: str, new: str, requests: Collection[str] | None = None) -> int:
         """Move running and waiting requests from resident `old` to resident `new` at a step boundary.
 
-        Keys and values that these requests hold were made by other weights, so they are never shared afterwards.
-        Returns how many requests moved.
+        With `requests`, only those with these ids. Keys and values that they hold were made by other weights, so they
+        are never shared afterwards. Returns how many requests moved.
         """
         ...
 

@@ -9,7 +9,7 @@ digest where it goes on: `1f2e3d4c: he|5a6b7c8d: llo`. Sampling never changes wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 
 from loradex.adapters.adapter import Adapter
 from loradex.adapters.base_model import model_digest
@@ -159,8 +159,8 @@ class FakeEngine:
         if slot is not None:
             del self._slots[slot]
 
-    async def switch(self, old: str, new: str) -> int:
-        """Move every request from `old` to `new` before its next token; return how many moved.
+    async def switch(self, old: str, new: str, requests: Collection[str] | None = None) -> int:
+        """Move requests, all or those with these ids, from `old` to `new` before their next token; return how many.
 
         Raises:
             EngineFailed: `new` is not resident, or `fail_switch` is set. Nothing moved.
@@ -170,7 +170,8 @@ class FakeEngine:
             raise EngineFailed("The engine was told to fail the switch")
         if self._slot(new) is None:
             raise EngineFailed(f"{new[:12]} is not resident")
-        moving = [sequence for sequence in (*self._running, *self._waiting) if sequence.adapter == old]
+        under_old = [sequence for sequence in (*self._running, *self._waiting) if sequence.adapter == old]
+        moving = [sequence for sequence in under_old if requests is None or sequence.request.id in requests]
         for sequence in moving:
             sequence.switch(new)
         return len(moving)

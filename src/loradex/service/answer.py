@@ -109,7 +109,7 @@ class Answer:
     async def _pump(self, index: int) -> None:
         # Nothing is awaited between `begin` and the engine's taking the request, so no switch comes in between. The
         # pumps of one answer take their first step one directly after the other, so all of them begin alike.
-        digest = self._lease.begin() if self._lease is not None else None
+        digest = self._lease.begin(self._requests[index].id) if self._lease is not None else None
         request = replace(self._requests[index], adapter=digest)
         async with closing(self._engine.generate(request)) as events:
             async for event in events:

@@ -88,16 +88,16 @@ class Lease:
 
     Attributes:
         reference: what the request asked for, which decides whether it follows a replace; None never follows.
-        begun: whether the engine was given a request under it.
+        requests: ids of the requests that the engine was given under it.
     """
 
-    __slots__ = ("_ended", "_entry", "begun", "reference")
+    __slots__ = ("_ended", "_entry", "reference", "requests")
 
     def __init__(self, entry: Entry, ended: Callable[[Entry], None], reference: Reference | None) -> None:
         self._entry: Entry | None = entry
         self._ended = ended
         self.reference = reference
-        self.begun = False
+        self.requests: set[str] = set()
         entry.leases.add(self)
 
     @property
@@ -105,8 +105,8 @@ class Lease:
         """The digest that is held; None after `release`."""
         return self._entry.digest if self._entry is not None else None
 
-    def begin(self) -> str:
-        """Return the digest to hand to the engine, which the caller does before anything is awaited.
+    def begin(self, request: str) -> str:
+        """Return the digest for a request, by its id, that the caller hands to the engine before anything is awaited.
 
         While a replace switches the engine's requests over, a request for the old digest would reach the engine too
         late to be switched: it begins on the new one.
@@ -116,7 +116,7 @@ class Lease:
         moving = self._entry.moving
         if moving is not None and self.follows(moving.follows):
             self.move(moving.target)
-        self.begun = True
+        self.requests.add(request)
         return self._entry.digest
 
     def follows(self, follows: Follows) -> bool:

@@ -28,7 +28,7 @@ from loradex.core.event import Finished
 from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
 from loradex.engine.base import Engine
-from loradex.errors import AdapterNotFound, Conflict, EngineFailed, LoradexError, RegistryFailed
+from loradex.errors import AdapterNotFound, EngineFailed, LoradexError, RegistryFailed
 from loradex.registry.records import AdapterRecord
 from loradex.registry.registry import Registry
 from loradex.registry.selecting import select
@@ -89,7 +89,6 @@ class Replacer:
         Raises:
             Overloaded: no slot became free in time for the new weights; the hint names `--max-loras`.
             EngineFailed: the new weights do not answer; or, as the message says, running requests were not switched.
-            Conflict: as the message says, running requests were not switched, since not all of them may be.
             AdapterDamaged: the new weights are gone from the store, or differ.
             RegistryFailed: the change could not be written.
         """
@@ -159,8 +158,7 @@ class Replacer:
         try:
             return await self._residency.move(old.digest, new.digest, partial(_means, record, new.digest))
         except LoradexError as error:
-            kind = Conflict if isinstance(error, Conflict) else EngineFailed
-            raise kind(
+            raise EngineFailed(
                 f"New requests get `{new}`, but running ones could not be switched and finish on `{old}`: "
                 f"{error.message}",
                 hint=f"Nothing is lost: wait for them, or go back with `loradex adapter rollback {new.name}`",

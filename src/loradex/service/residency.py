@@ -15,7 +15,7 @@ from functools import partial
 from loradex.adapters.adapter import Adapter
 from loradex.core.adapter import Reference
 from loradex.engine.base import Engine
-from loradex.errors import Conflict, EngineStopped, Overloaded
+from loradex.errors import EngineStopped, Overloaded
 from loradex.service.lease import Entry, Follows, Lease, Move, State
 
 RETRY_SECONDS = 0.05
@@ -133,25 +133,18 @@ class Residency:
             self._entries[digest].retired = False
 
     async def move(self, old: str, new: str, follows: Follows) -> int:
-        """Switch the engine's requests, and their leases, from `old` to resident `new`; return how many moved.
-
-        The engine switches all that it runs under `old`, so what each of its requests asked for must follow. Requests
-        that have not reached the engine yet go where what they asked for leads them.
+        """Switch the requests that follow, and their leases, from `old` to resident `new`; return how many moved.
 
         Raises:
-            Conflict: a running request asked for something else, such as this version by its number. Nothing moved.
             LoradexError: the engine could not switch; every request goes on under `old`.
         """
         source, target = self._entries.get(old), self._entries.get(new)
         if source is None or target is None or not source.leases:
             return 0
-        begun = [lease for lease in source.leases if lease.begun]
-        staying = sorted({str(lease.reference) for lease in begun if not lease.follows(follows)})
-        if staying:
-            raise Conflict(f"some of them asked for `{'`, `'.join(staying)}`, which still means the old version")
+        going = {request for lease in source.leases if lease.follows(follows) for request in lease.requests}
         source.moving = Move(target, follows)
         try:
-            moved = await self._engine.switch(old, new)
+            moved = await self._engine.switch(old, new, going)
         finally:
             source.moving = None
         for lease in tuple(source.leases):

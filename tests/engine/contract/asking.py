@@ -26,15 +26,17 @@ class Whole:
     end: Finished
 
 
-def begin(engine: Engine, adapter: str | None = None, prompt: str = PROMPT, **sampling: object) -> AsyncIterator[Event]:
+def begin(
+    engine: Engine, adapter: str | None = None, prompt: str = PROMPT, name: str = "", **sampling: object
+) -> AsyncIterator[Event]:
     """Ask for a greedy answer of 12 tokens, or as `sampling` says."""
     wanted = Sampling(**({"temperature": 0.0, "max_tokens": 12} | sampling))  # type: ignore[arg-type]
-    return engine.generate(GenerateRequest(f"r{next(_numbers)}", engine.encode(prompt), wanted, adapter))
+    return engine.generate(GenerateRequest(name or f"r{next(_numbers)}", engine.encode(prompt), wanted, adapter))
 
 
-def endless(engine: Engine, adapter: str | None = None) -> AsyncIterator[Event]:
+def endless(engine: Engine, adapter: str | None = None, name: str = "") -> AsyncIterator[Event]:
     """Ask for an answer that ends after a hundred tokens, if nothing happens to it."""
-    return begin(engine, adapter, "go", max_tokens=100, ignore_eos=True)
+    return begin(engine, adapter, "go", name, max_tokens=100, ignore_eos=True)
 
 
 async def whole(events: AsyncIterator[Event]) -> Whole:

@@ -90,6 +90,18 @@ async def test_a_switch_moves_running_and_waiting_requests(start: Start, save: S
     assert ends == [new.digest, new.digest, None]
 
 
+async def test_a_switch_of_some_requests_leaves_the_others(start: Start, save: Save) -> None:
+    engine = await start(max_loras=2)
+    old, new = save(engine, 1), save(engine, 2)
+    await engine.load(old)
+    await engine.load(new)
+    names = ("goes", "stays")
+    tasks = [asyncio.create_task(whole(endless(engine, old.digest, name))) for name in names]
+    await until(lambda: engine.stats().running == 2)
+    assert await engine.switch(old.digest, new.digest, {"goes", "unknown"}) == 1
+    assert [(await task).end.adapter for task in tasks] == [new.digest, old.digest]
+
+
 async def test_a_request_counts_from_its_first_turn(engine: Engine, save: Save) -> None:
     old, new = save(engine, 1), save(engine, 2)
     await engine.load(old)

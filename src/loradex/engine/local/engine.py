@@ -6,8 +6,8 @@ import asyncio
 import itertools
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Collection, Sequence
+from pathlib import Path
 
 import torch
 
@@ -105,9 +105,12 @@ class LocalEngine:
         """Free an adapter's weights. Raises `Conflict` while a request uses them."""
         await asyncio.wrap_future(self._running().remove(digest))
 
-    async def switch(self, old: str, new: str) -> int:
-        """Move requests from resident `old` to resident `new` at a step boundary; return how many."""
-        return await asyncio.wrap_future(self._running().switch(old, new))
+    async def switch(self, old: str, new: str, requests: Collection[str] | None = None) -> int:
+        """Move requests, all or those with these ids, from `old` to resident `new` at a step boundary.
+
+        Returns how many moved. A request that begins while this is awaited is not moved.
+        """
+        return await asyncio.wrap_future(self._running().switch(old, new, requests))
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
         """Yield pieces of the answer, then one `Finished`. Closing the iterator cancels the request.
@@ -121,7 +124,9 @@ class LocalEngine:
         seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
         # Ids of requests come from clients and may repeat; the loop's own never do.
         key = str(next(self._numbers))
-        answer = Answer(key, list(request.tokens), len(request.tokens), sampling, request.adapter, seed)
+        answer = Answer(
+            key, list(request.tokens), len(request.tokens), sampling, request.adapter, seed, request=request.id
+        )
         output = Output(self._text, answer, self._eos, self.info.max_model_len)
         messages: asyncio.Queue[Message] = asyncio.Queue()
         self._queues[key] = messages
@@ -185,7 +190,7 @@ class LocalEngine:
         )
         return runner, scheduler
 
-    def _describe(self, folder: Any, max_len: int) -> ModelInfo:
+    def _describe(self, folder: Path, max_len: int) -> ModelInfo:
         offline = read_model_info(folder)
         return ModelInfo(
             id=self.config.served_name or offline.id,

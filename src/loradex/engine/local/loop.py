@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,9 +114,9 @@ class Loop:
 
         return self._ask(remove)
 
-    def switch(self, old: str, new: str) -> Future[int]:
+    def switch(self, old: str, new: str, requests: Collection[str] | None) -> Future[int]:
         """Move sequences from one adapter to another; the future holds how many."""
-        return self._ask(lambda: self._scheduler.switch(old, new))
+        return self._ask(lambda: self._scheduler.switch(old, new, requests))
 
     def _ask(self, act: Callable[[], Any]) -> Future[Any]:
         answer: Future[Any] = Future()

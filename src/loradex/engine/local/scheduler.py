@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from loradex.engine.local.blocks import Blocks, chain_key, root_key
 from loradex.engine.local.plan import Chunk, StepPlan
@@ -46,9 +46,13 @@ class Scheduler:
             self.waiting.remove(sequence)
         self._release(sequence)
 
-    def switch(self, old: str, new: str) -> int:
-        """Move every sequence on `old` to `new`; their blocks are never shared afterwards. Return how many moved."""
-        moved = [sequence for sequence in (*self.running, *self.waiting) if sequence.adapter == old]
+    def switch(self, old: str, new: str, requests: Collection[str] | None = None) -> int:
+        """Move sequences on `old`, all or those of some requests, to `new`; return how many moved.
+
+        Their blocks are never shared afterwards.
+        """
+        on_old = [sequence for sequence in (*self.running, *self.waiting) if sequence.adapter == old]
+        moved = [sequence for sequence in on_old if requests is None or sequence.request in requests]
         for sequence in moved:
             sequence.adapter = new
             # One that holds nothing yet was not touched by the old weights.

@@ -20,6 +20,7 @@ class Sequence:
         blocks: cache blocks, in order.
         cached: prompt tokens that the first admission found in the prefix cache; None before it.
         keys: prefix-cache keys of its full blocks, as far as they were worked out.
+        request: id of the request it answers; clients may repeat one.
         private: its keys and values come from more than one set of weights, so they are never shared.
     """
 
@@ -33,6 +34,7 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     cached: int | None = None
     keys: list[bytes] = field(default_factory=list)
+    request: str = ""
     private: bool = False
 
     @property
