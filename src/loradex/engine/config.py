@@ -26,7 +26,7 @@ class EngineConfig:
         max_num_seqs: requests computed in one step.
         max_batched_tokens: tokens computed in one step; longer prompts are prefilled in chunks.
         prefix_cache: reuse keys and values of equal prompt starts under equal weights.
-        threads: CPU threads; None leaves torch's choice.
+        threads: CPU threads; None takes one for a small model and torch's choice for others.
     """
 
     model: str = ""

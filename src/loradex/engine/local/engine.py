@@ -35,6 +35,10 @@ from loradex.engine.local.weights import read_pairs, size
 from loradex.errors import ConfigInvalid, EngineStopped
 
 
+SMALL = 64 << 20
+"""Bytes of weights below which the threads wait for each other longer than they compute (`benchmarks/LOG.md`)."""
+
+
 class LocalEngine:
     """A transformers model, a paged cache and a deck of adapters, in one thread of this process."""
 
@@ -164,11 +168,10 @@ class LocalEngine:
 
     def _build(self, tell: Progress) -> tuple[Runner, Scheduler]:
         """Load and assemble everything; runs in a worker thread."""
-        if self.config.threads is not None:
-            torch.set_num_threads(self.config.threads)
         device = _device(self.config.device)
         tell("model files", 0.0)
         folder = base_model.find(self.config.model, self.config.revision)
+        _set_threads(self.config.threads, folder)
         tell("weights", 0.2)
         self._model = base_model.load(self.config, folder, device)
         self._text = Text(str(folder), None, self._model.vocab_size)
@@ -204,6 +207,15 @@ class LocalEngine:
             digest=offline.digest,
             has_chat_template=self._text.has_chat_template,
         )
+
+
+def _set_threads(threads: int | None, folder: Path) -> None:
+    """Set torch's threads, for the whole process. Without a wish, a small model gets one, and others torch's choice."""
+    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    if threads is None and weights < SMALL:
+        threads = 1
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def _device(name: str) -> torch.device:
