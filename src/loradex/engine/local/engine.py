@@ -34,7 +34,6 @@ from loradex.engine.local.text import Text
 from loradex.engine.local.weights import read_pairs, size
 from loradex.errors import ConfigInvalid, EngineStopped
 
-
 SMALL = 64 << 20
 """Bytes of weights below which the threads wait for each other longer than they compute (`benchmarks/LOG.md`)."""
 
