@@ -55,6 +55,13 @@ TUNING = (
         "Tuning",
     ),
     Flag(
+        "engine.max_prefill_tokens",
+        ("--max-prefill-tokens",),
+        "Tokens of prompts computed in one step beside running answers.",
+        "N",
+        "Tuning",
+    ),
+    Flag(
         "engine.prefix_cache",
         ("--enable-prefix-caching/--no-enable-prefix-caching",),
         "Reuse keys and values of equal prompt starts.",

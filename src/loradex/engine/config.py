@@ -25,6 +25,8 @@ class EngineConfig:
         block_size: tokens in a cache block.
         max_num_seqs: requests computed in one step.
         max_batched_tokens: tokens computed in one step; longer prompts are prefilled in chunks.
+        max_prefill_tokens: tokens of prompts computed in one step while other requests receive their answers; fewer
+            keep the pace of answers steadier, more shorten the wait for the first token.
         prefix_cache: reuse keys and values of equal prompt starts under equal weights.
         threads: CPU threads; None takes one for a small model and torch's choice for others.
     """
@@ -41,5 +43,6 @@ class EngineConfig:
     block_size: int = 16
     max_num_seqs: int = 64
     max_batched_tokens: int = 1024
+    max_prefill_tokens: int = 256
     prefix_cache: bool = True
     threads: int | None = None

@@ -7,15 +7,22 @@ from hypothesis import strategies as st
 
 from loradex.core.sampling import Sampling
 from loradex.engine.local.blocks import Blocks
+from loradex.engine.local.line import OVERTAKES
 from loradex.engine.local.plan import StepPlan
 from loradex.engine.local.scheduler import Scheduler
 from loradex.engine.local.sequence import Sequence
 
 
 def scheduler(
-    blocks: int = 16, *, size: int = 4, sequences: int = 8, tokens: int = 16, cache: bool = True
+    blocks: int = 16, *, size: int = 4, sequences: int = 8, tokens: int = 16, prefill: int = 16, cache: bool = True
 ) -> Scheduler:
-    return Scheduler(Blocks(blocks, size), max_sequences=sequences, max_tokens=tokens, prefix_cache=cache)
+    return Scheduler(
+        Blocks(blocks, size),
+        max_sequences=sequences,
+        max_tokens=tokens,
+        max_prefill_tokens=prefill,
+        prefix_cache=cache,
+    )
 
 
 def sequence(name: str, length: int, adapter: str | None = None, start: int = 0) -> Sequence:
@@ -42,6 +49,18 @@ def test_a_long_prompt_is_prefilled_in_chunks_beside_decodes() -> None:
     last = step(line)
     assert lengths(last) == {"short": 1, "long": 10}
     assert [chunk.samples for chunk in last.chunks if chunk.sequence.id == "long"] == [True]
+
+
+def test_beside_decodes_prompts_get_less_and_alone_they_get_all() -> None:
+    line = scheduler(32, prefill=6)
+    line.add(sequence("short", 3))
+    line.add(sequence("long", 60, start=100))
+    assert lengths(step(line)) == {"short": 3, "long": 13}  # nobody decodes yet
+    line.add(sequence("next", 5, start=200))
+    for _ in range(7):
+        assert lengths(step(line)) == {"short": 1, "long": 6}
+    # The end of one prompt and the start of the next share the limit.
+    assert lengths(step(line)) == {"short": 1, "long": 5, "next": 1}
 
 
 def test_rows_of_one_adapter_lie_together_and_the_base_comes_first() -> None:
@@ -112,13 +131,124 @@ def test_the_youngest_gives_way_when_blocks_run_out_and_comes_back() -> None:
     assert len(young.tokens) == len(before) + 1
 
 
-def test_the_first_in_line_is_not_overtaken() -> None:
+def test_the_first_in_line_is_not_overtaken_by_others_of_its_adapter() -> None:
     line = scheduler(blocks=4)
     line.add(sequence("running", 8))
     step(line)
     line.add(sequence("big", 12, start=50))
     line.add(sequence("small", 1, start=90))
     assert set(lengths(step(line))) == {"running"}
+
+
+def test_one_that_does_not_fit_is_passed_by_other_adapters_a_few_times_only() -> None:
+    # It used to stop everybody behind it, which left room unused; passed without end it would never get its room.
+    line = scheduler(blocks=8, cache=False)
+    line.add(sequence("running", 12, "a"))
+    step(line)
+    line.add(sequence("big", 24, "a", start=50))
+    passed = 0
+    for turn in range(100):
+        line.add(small := sequence(f"small{turn}", 2, "b", start=90))
+        if small.id not in lengths(line.plan()):
+            break
+        passed += 1
+        line.remove(small)
+    assert passed == OVERTAKES
+    line.remove(line.running[0])
+    assert set(lengths(step(line))) >= {"big"}
+
+
+def test_a_preempted_one_is_passed_by_nobody() -> None:
+    line = scheduler(blocks=4, cache=False)
+    line.add(sequence("old", 7, "a"))
+    line.add(young := sequence("young", 7, "b", start=50))
+    while line.preemptions == 0:
+        step(line)
+    line.add(sequence("small", 1, "c", start=90))
+    assert set(lengths(step(line))) == {"old"}
+    assert next(iter(line.waiting)) is young
+
+
+def test_a_rare_adapter_is_next_whatever_a_popular_one_sends() -> None:
+    line = scheduler(blocks=64, sequences=2, cache=False)
+    for index in range(20):
+        line.add(sequence(f"popular{index}", 2, "popular", start=index))
+    step(line)
+    line.add(sequence("rare", 2, "rare", start=90))
+    line.add(sequence("base", 2, None, start=95))
+    order = []
+    for _ in range(4):
+        line.remove(line.running[0])
+        order += [found.id for found in step_admits(line)]
+    assert order == ["popular2", "rare", "base", "popular3"]
+
+
+def test_whoever_waits_for_switched_weights_keeps_the_order_of_arrival() -> None:
+    line = scheduler(blocks=64, sequences=1, cache=False)
+    line.add(sequence("running", 2))
+    step(line)
+    for name, adapter in (("1", "old"), ("2", "c"), ("3", "new"), ("4", "old")):
+        line.add(sequence(name, 2, adapter))
+    assert line.switch("old", "new") == 2
+    assert [waiting.id for waiting in line.waiting] == ["1", "3", "4", "2"]
+    assert line.switch("new", "new") == 3
+    line.remove(next(iter(line.waiting)))
+    assert [waiting.id for waiting in line.waiting] == ["3", "4", "2"]
+
+
+def step_admits(line: Scheduler) -> list[Sequence]:
+    before = list(line.running)
+    step(line)
+    return [found for found in line.running if found not in before]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rare=st.lists(st.tuples(st.integers(0, 60), st.integers(1, 3), st.integers(1, 20)), min_size=1, max_size=8),
+    popular=st.integers(1, 3),
+    prompt=st.integers(1, 20),
+    answer=st.integers(1, 12),
+    slots=st.integers(1, 4),
+    prefill=st.integers(1, 12),
+)
+def test_every_adapter_waits_a_bounded_number_of_steps(
+    rare: list[tuple[int, int, int]], popular: int, prompt: int, answer: int, slots: int, prefill: int
+) -> None:
+    """A popular adapter sends without end; each request of the others begins within the bound of its turn."""
+    line = scheduler(blocks=100, sequences=slots, tokens=16, prefill=prefill, cache=False)
+    came: dict[str, int] = {}
+    ahead: dict[str, int] = {}
+    share = min(prefill, 16 - slots)
+    # Longest time that a full batch takes to free a slot: its prompts one after another, then an answer.
+    full = slots * -(-20 // share) + answer + 1
+    began: list[Sequence] = []
+    for turn in range(60 + 40 * full):
+        for index in range(popular):
+            line.add(sequence(f"popular-{turn}-{index}", prompt, "popular"))
+        for index, (when, adapter, length) in enumerate(rare):
+            if when == turn:
+                line.add(made := sequence(f"rare-{index}", length, f"rare{adapter}"))
+                came[made.id] = turn
+                ahead[made.id] = 1 + sum(other.adapter == made.adapter for other in line.waiting)
+        plan = step(line)
+        assert plan.tokens <= 16
+        if any(chunk.start >= chunk.sequence.prompt_len for chunk in plan.chunks):
+            # The last single token of a prompt costs what a decode costs, and counts as one.
+            assert sum(chunk.length for chunk in plan.chunks if chunk.length > 1) <= prefill
+        for chunk in plan.chunks:
+            if chunk.start == 0:
+                began.append(chunk.sequence)
+            if chunk.start == 0 and chunk.sequence.id in came:
+                # Four adapters at most take turns; so many of its own came before it.
+                assert turn - came.pop(chunk.sequence.id) <= 4 * ahead[chunk.sequence.id] * full
+            if chunk.sequence.output_len >= answer:
+                line.remove(chunk.sequence)
+        if not came and turn > 60:
+            break
+    assert not came
+    for adapter in {found.adapter for found in began}:
+        arrivals = [found.arrival for found in began if found.adapter == adapter]
+        assert arrivals == sorted(arrivals)
 
 
 @settings(max_examples=60, deadline=None)
@@ -130,11 +260,12 @@ def test_the_first_in_line_is_not_overtaken() -> None:
     budget=st.integers(1, 20),
     cancel=st.sets(st.integers(0, 9)),
     cache=st.booleans(),
+    prefill=st.integers(1, 20),
 )
 def test_everything_ends_and_every_block_comes_back(
-    prompts: list[tuple[int, str | None, int]], blocks: int, budget: int, cancel: set[int], cache: bool
+    prompts: list[tuple[int, str | None, int]], blocks: int, budget: int, cancel: set[int], cache: bool, prefill: int
 ) -> None:
-    line = scheduler(blocks, sequences=4, tokens=budget, cache=cache)
+    line = scheduler(blocks, sequences=4, tokens=budget, prefill=prefill, cache=cache)
     wanted = {}
     for index, (length, adapter, count) in enumerate(prompts):
         line.add(made := sequence(str(index), length, adapter))

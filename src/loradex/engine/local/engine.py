@@ -188,6 +188,7 @@ class LocalEngine:
             blocks,
             max_sequences=self.config.max_num_seqs,
             max_tokens=self.config.max_batched_tokens,
+            max_prefill_tokens=self.config.max_prefill_tokens,
             prefix_cache=self.config.prefix_cache,
         )
         return runner, scheduler

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Mapping
 
 from loradex.engine.local.blocks import Blocks, chain_key, root_key
+from loradex.engine.local.line import Line
 from loradex.engine.local.plan import Chunk, StepPlan
 from loradex.engine.local.sequence import Sequence
 
@@ -14,16 +14,21 @@ class Scheduler:
     """Continuous batching: each step takes every running sequence that it can, then admits waiting ones.
 
     Decodes come first, one token each, then prompts in chunks, all within `max_tokens` tokens and `max_sequences`
-    sequences. When blocks run out the youngest running sequence is preempted: it gives up its blocks, goes back to the
-    front of the line, and is computed again later (mostly from the prefix cache).
+    sequences. Beside decodes prompts get `max_prefill_tokens` at most, so that a long one stretches every step a little
+    instead of one step a lot. Who is admitted next is for the `Line` to say. When blocks run out the youngest running
+    sequence is preempted: it gives up its blocks, goes back to the front of the line, and is computed again later
+    (mostly from the prefix cache).
     """
 
-    def __init__(self, blocks: Blocks, *, max_sequences: int, max_tokens: int, prefix_cache: bool) -> None:
+    def __init__(
+        self, blocks: Blocks, *, max_sequences: int, max_tokens: int, max_prefill_tokens: int, prefix_cache: bool
+    ) -> None:
         self.blocks = blocks
         self.max_sequences = max_sequences
         self.max_tokens = max_tokens
+        self.max_prefill_tokens = max_prefill_tokens
         self.prefix_cache = prefix_cache
-        self.waiting: deque[Sequence] = deque()
+        self.waiting = Line()
         self.running: list[Sequence] = []
         self.preemptions = 0
         self.prefix_queries = 0
@@ -58,22 +63,20 @@ class Scheduler:
             # One that holds nothing yet was not touched by the old weights.
             sequence.private = sequence.private or sequence.computed > 0
             sequence.keys.clear()
+        self.waiting.move(old, new)
         return len(moved)
 
     def plan(self) -> StepPlan:
         """Choose the chunks of the next step and give them their blocks."""
         budget = self.max_tokens
         chunks: list[Chunk] = []
-        # Decodes before prefills, each in order of admission: `sorted` is stable.
-        for sequence in sorted(self.running, key=lambda sequence: sequence.pending > 1):
-            # It may have been preempted for the sake of an earlier one.
-            if budget > 0 and sequence in self.running and (chunk := self._continue(sequence, budget, chunks)):
-                chunks.append(chunk)
-                budget -= chunk.length
-        while budget > 0 and self.waiting and len(self.running) < self.max_sequences:
-            admitted = self._admit(budget)
-            if admitted is None:
-                break
+        decodes = [sequence for sequence in self.running if sequence.pending == 1]
+        prompts = [sequence for sequence in self.running if sequence.pending > 1]
+        budget -= self._continue_all(decodes, budget, chunks)
+        if chunks:
+            budget = min(budget, self.max_prefill_tokens)
+        budget -= self._continue_all(prompts, budget, chunks)
+        while budget > 0 and len(self.running) < self.max_sequences and (admitted := self._admit_next(budget)):
             chunks.append(admitted)
             budget -= admitted.length
         return StepPlan(tuple(sorted(chunks, key=lambda chunk: chunk.sequence.adapter or "")))
@@ -86,6 +89,20 @@ class Scheduler:
             self._publish(sequence, chunk.start)
             if chunk.samples:
                 sequence.tokens.append(sampled[sequence.id])
+
+    def _continue_all(self, sequences: list[Sequence], budget: int, chunks: list[Chunk]) -> int:
+        """Add the next chunks of running sequences, in order of admission; return the tokens they take."""
+        taken = 0
+        for sequence in sequences:
+            # It may have been preempted for the sake of an earlier one.
+            if (
+                taken < budget
+                and sequence in self.running
+                and (chunk := self._continue(sequence, budget - taken, chunks))
+            ):
+                chunks.append(chunk)
+                taken += chunk.length
+        return taken
 
     def _continue(self, sequence: Sequence, budget: int, planned: list[Chunk]) -> Chunk | None:
         """Give a running sequence its next chunk, preempting younger ones if need be; None if it had to give way."""
@@ -102,14 +119,18 @@ class Scheduler:
         taken = {id(chunk.sequence) for chunk in planned}
         return next(sequence for sequence in reversed(self.running) if id(sequence) not in taken)
 
-    def _admit(self, budget: int) -> Chunk | None:
-        """Admit the first waiting sequence if its whole prompt has room; it is never overtaken."""
-        sequence = self.waiting[0]
-        found = self._lookup(sequence)
-        room = self.blocks.available - self.blocks.idle_among(found)
-        if self.blocks.needed(len(sequence.tokens)) - len(found) > room:
-            return None
-        self.waiting.popleft()
+    def _admit_next(self, budget: int) -> Chunk | None:
+        """Admit the first in line whose whole prompt has room."""
+        for sequence in self.waiting.candidates():
+            found = self._lookup(sequence)
+            room = self.blocks.available - self.blocks.idle_among(found)
+            if self.blocks.needed(len(sequence.tokens)) - len(found) <= room:
+                self.waiting.take(sequence)
+                return self._admit(sequence, found, budget)
+        return None
+
+    def _admit(self, sequence: Sequence, found: list[int], budget: int) -> Chunk:
+        """Start a sequence, on the blocks that the prefix cache has of it."""
         self.blocks.hold(found)
         sequence.blocks = list(found)
         sequence.computed = len(found) * self.blocks.size
@@ -158,7 +179,7 @@ class Scheduler:
         self.preemptions += 1
         self.running.remove(sequence)
         self._release(sequence)
-        self.waiting.appendleft(sequence)
+        self.waiting.put_back(sequence)
 
     def _release(self, sequence: Sequence) -> None:
         self.blocks.release(sequence.blocks)

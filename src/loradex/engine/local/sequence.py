@@ -22,6 +22,7 @@ class Sequence:
         keys: prefix-cache keys of its full blocks, as far as they were worked out.
         request: id of the request it answers; clients may repeat one.
         private: its keys and values come from more than one set of weights, so they are never shared.
+        arrival: its number in the order of arrival.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Sequence:
     keys: list[bytes] = field(default_factory=list)
     request: str = ""
     private: bool = False
+    arrival: int = 0
 
     @property
     def pending(self) -> int:

@@ -1,0 +1,105 @@
+"""Who waits for a place in the batch, and in what order the adapters take turns."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from loradex.engine.local.sequence import Sequence
+
+OVERTAKES = 8
+"""How many sequences of other adapters may pass one that does not fit, before the line closes until it does."""
+
+
+@dataclass(slots=True)
+class _Queue:
+    """The sequences that wait for one adapter, first come first, and how often the first of them was passed."""
+
+    sequences: deque[Sequence] = field(default_factory=deque)
+    passed: int = 0
+
+
+class Line:
+    """The waiting sequences: first come first served within an adapter, turn by turn among adapters.
+
+    An adapter that has had its turn goes behind all others that wait, so however many requests a popular one sends,
+    each other adapter is next after at most one of every adapter before it. Sequences that were preempted stand before
+    all others and nobody passes them: memory is short then, and whoever came in before them would be next to give way.
+    """
+
+    def __init__(self, overtakes: int = OVERTAKES) -> None:
+        self.overtakes = overtakes
+        self._returned: deque[Sequence] = deque()
+        self._queues: OrderedDict[str | None, _Queue] = OrderedDict()
+        self._arrivals = 0
+
+    def __len__(self) -> int:
+        return len(self._returned) + sum(len(queue.sequences) for queue in self._queues.values())
+
+    def __iter__(self) -> Iterator[Sequence]:
+        yield from self._returned
+        for queue in self._queues.values():
+            yield from queue.sequences
+
+    def append(self, sequence: Sequence) -> None:
+        """Add a new sequence; an adapter that had nobody here gets the last turn."""
+        sequence.arrival = self._arrivals
+        self._arrivals += 1
+        self._queues.setdefault(sequence.adapter, _Queue()).sequences.append(sequence)
+
+    def put_back(self, sequence: Sequence) -> None:
+        """Add a preempted sequence, before all others."""
+        self._returned.appendleft(sequence)
+
+    def candidates(self) -> Iterator[Sequence]:
+        """Yield those who may be admitted, in order of preference: a later one only if no earlier one fits."""
+        if self._returned:
+            yield self._returned[0]
+            return
+        for queue in self._queues.values():
+            yield queue.sequences[0]
+            if queue.passed >= self.overtakes:
+                return
+
+    def take(self, sequence: Sequence) -> None:
+        """Let a candidate go. Those before it were passed; its adapter's next turn is the last."""
+        if self._returned:
+            self._returned.remove(sequence)
+            return
+        for adapter, queue in self._queues.items():
+            if adapter == sequence.adapter:
+                break
+            queue.passed += 1
+        self._drop(sequence)
+        if sequence.adapter in self._queues:
+            self._queues.move_to_end(sequence.adapter)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence that is wanted no more."""
+        if sequence in self._returned:
+            self._returned.remove(sequence)
+        else:
+            self._drop(sequence)
+
+    def move(self, old: str, new: str) -> None:
+        """Follow a switch: who waits for `old` waits for `new`, in order of arrival, at the earlier turn of both."""
+        source = self._queues.get(old)
+        if source is None or old == new:
+            return
+        target = self._queues.get(new, _Queue())
+        merged = sorted((*source.sequences, *target.sequences), key=lambda sequence: sequence.arrival)
+        queues, self._queues = self._queues, OrderedDict()
+        for adapter, queue in queues.items():
+            if adapter not in (old, new):
+                self._queues[adapter] = queue
+            elif new not in self._queues:
+                self._queues[new] = _Queue(deque(merged), max(source.passed, target.passed))
+
+    def _drop(self, sequence: Sequence) -> None:
+        queue = self._queues[sequence.adapter]
+        if queue.sequences[0] is sequence:
+            queue.passed = 0
+        queue.sequences.remove(sequence)
+        if not queue.sequences:
+            del self._queues[sequence.adapter]
