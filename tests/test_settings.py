@@ -116,13 +116,15 @@ def test_paths_of_a_file_are_beside_it(tmp_path: Path) -> None:
     folder = tmp_path / "etc"
     folder.mkdir()
     (folder / "x.toml").write_text(
-        'home = "data"\n[adapters]\na = "a"\n[server]\nallow_dirs = ["b", "/c"]\n[engine]\nmodel = "m"\n'
+        'home = "data"\n[adapters]\na = "a"\n[server]\nallow_dirs = ["b", "/c"]\n'
+        '[engine]\nmodel = "m"\npack_dir = "p"\n'
     )
     settings = Settings.read(config=folder / "x.toml", environ={})
     assert settings.home == folder / "data"
     assert settings.adapters == {"a": folder / "a"}
     assert settings.server.allow_dirs == (folder / "b", Path("/c"))
     assert settings.engine.model == "m"
+    assert settings.engine.pack_dir == folder / "p"
 
 
 def test_the_written_file_changes_nothing_and_holds_every_key(tmp_path: Path) -> None:

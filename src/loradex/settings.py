@@ -237,8 +237,8 @@ def _beside(path: Path, kind: Any, value: Any) -> Any:
     def joined(item: Any) -> Any:
         return str(path.parent / Path(item).expanduser()) if isinstance(item, str) else item
 
-    if kind is Path:
-        return joined(value)
+    if kind in (Path, Path | None):
+        return joined(value) if value else value
     if Path in get_args(kind) and isinstance(value, list):
         return [joined(item) for item in value]
     if Path in get_args(kind) and isinstance(value, dict):
@@ -322,8 +322,8 @@ def _built(values: Mapping[str, Any], sources: Mapping[str, str]) -> Settings:
         part, _, name = key.rpartition(".")
         tree[part][name] = value
     top = {name: _expanded(value) for name, value in tree[""].items()}
-    server = {name: _expanded(value) for name, value in tree["server"].items()}
-    return Settings(engine=EngineConfig(**tree["engine"]), server=ServerConfig(**server), sources=dict(sources), **top)
+    engine, server = ({name: _expanded(value) for name, value in tree[part].items()} for part in ("engine", "server"))
+    return Settings(engine=EngineConfig(**engine), server=ServerConfig(**server), sources=dict(sources), **top)
 
 
 def _lookup(settings: Settings, key: str) -> Any:

@@ -341,7 +341,7 @@ def test_pickled_weights_need_a_word(registry: Registry, home: Path, tmp_path: P
     assert files(home) == {}
     staged = registry.stage(folder, BASE, max_rank=16, allow_pickle=True)
     assert registry.check(folder, BASE, max_rank=16, allow_pickle=True) == staged.report
-    assert sorted(os.listdir(staged.adapter.path)) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(os.listdir(staged.adapter.path)) == ["adapter_config.json", "adapter_model.safetensors", "stamp.json"]
     assert registry.adapter(staged.adapter.digest).layers == staged.adapter.layers
     torch.save({"a": print}, folder / "adapter_model.bin")
     with pytest.raises(AdapterInvalid, match="cannot be read as tensors alone"):
@@ -365,7 +365,7 @@ def test_extra_files_and_a_folder_in_place_of_a_file(registry: Registry, tmp_pat
     folder = make_adapter(tmp_path / "a")
     (folder / "README.md").write_text("x")
     staged = registry.stage(folder, BASE, max_rank=16)
-    assert sorted(os.listdir(staged.adapter.path)) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(os.listdir(staged.adapter.path)) == ["adapter_config.json", "adapter_model.safetensors", "stamp.json"]
     (folder / name).unlink()
     (folder / name).mkdir()
     with pytest.raises(FilesNotFound):

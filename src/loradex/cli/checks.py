@@ -139,7 +139,7 @@ def _registry(settings: Settings) -> Check:
         for record in records:
             for each in record.versions:
                 try:
-                    registry.adapter(each.digest)
+                    registry.adapter(each.digest, verify=True)
                 except LoradexError:
                     damaged.append(f"{record.name}@{each.version}")
         registry.close()

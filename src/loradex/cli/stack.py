@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loradex.adapters.packs import FOLDER
 from loradex.errors import AdapterInvalid, ConfigInvalid, LoradexError, Problem
 from loradex.settings import Settings
 
@@ -28,7 +30,8 @@ def make_service(settings: Settings) -> Service:
 
     if not settings.engine.model:
         raise ConfigInvalid("No base model is named", hint="loradex serve MODEL, where MODEL is a folder or a hub id")
-    engine = make_engine(settings.engine_name, settings.engine)
+    packs = settings.engine.pack_dir or settings.home / FOLDER
+    engine = make_engine(settings.engine_name, replace(settings.engine, pack_dir=packs))
     return Service(
         Registry(settings.home),
         engine,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -28,6 +29,8 @@ class EngineConfig:
         max_prefill_tokens: tokens of prompts computed in one step while other requests receive their answers; fewer
             keep the pace of answers steadier, more shorten the wait for the first token.
         prefix_cache: reuse keys and values of equal prompt starts under equal weights.
+        pack_dir: folder for adapter weights that are made ready for this engine once; None keeps none. `serve` takes
+            `packs` in its data folder, where they go when their adapter does.
         threads: CPU threads; None takes one for a small model and torch's choice for others.
     """
 
@@ -45,4 +48,5 @@ class EngineConfig:
     max_batched_tokens: int = 1024
     max_prefill_tokens: int = 256
     prefix_cache: bool = True
+    pack_dir: Path | None = None
     threads: int | None = None

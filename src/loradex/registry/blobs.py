@@ -15,6 +15,7 @@ from pathlib import Path
 from loradex.adapters.digest import digest as digest_of
 from loradex.adapters.files import CONFIG, WEIGHTS
 from loradex.errors import FilesNotFound
+from loradex.registry import stamp
 
 STALE_SECONDS = 24 * 3600
 _TEMPORARY = "tmp-"
@@ -63,6 +64,7 @@ class Blobs:
                 os.utime(path)  # young again: whoever sweeps leaves it alone
                 return path
             self.remove(digest)
+        stamp.write(staged, stamp.take(staged))  # the digest was made while these files were written
         _sync(staged)
         try:
             staged.rename(path)

@@ -16,15 +16,17 @@ from typing import Self
 from loradex.adapters.adapter import Adapter
 from loradex.adapters.check import CheckReport, check_examined
 from loradex.adapters.files import MAX_WEIGHTS_BYTES, AdapterFiles, find_files
+from loradex.adapters.packs import FOLDER, PackFolder
 from loradex.adapters.read import Examined, examine
 from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef, Reference
 from loradex.core.model import ModelInfo
-from loradex.errors import AdapterDamaged, AdapterNotFound, Conflict, FilesNotFound, RegistryFailed
+from loradex.errors import AdapterNotFound, Conflict, FilesNotFound, RegistryFailed
 from loradex.registry import changes, store
 from loradex.registry.blobs import STALE_SECONDS, Blobs
 from loradex.registry.database import Database
 from loradex.registry.records import AdapterRecord, HistoryEntry, Staged, VersionRecord
 from loradex.registry.selecting import check_new_alias, check_new_name, pinned, select, unknown_name
+from loradex.registry.shelf import Shelf
 from loradex.registry.source import find_source
 from loradex.registry.staging import copy_in
 
@@ -44,13 +46,16 @@ class Registry:
         try:
             self.home.mkdir(parents=True, exist_ok=True)
             self._blobs = Blobs(self.home / "blobs")
+            self._shelf = Shelf(self._blobs)
         except OSError as error:
             raise RegistryFailed(f"The data folder {home} cannot be made: {error.strerror or error}") from error
+        self._packs = PackFolder(self.home / FOLDER)
         self._database = Database(self.home, busy_seconds)
         self._staged: Counter[str] = Counter()  # what this process may still commit
         self._lock = threading.Lock()
         self._blobs.sweep()
         self._collect([digest for digest, age in self._blobs.stored() if age > STALE_SECONDS])
+        self._packs.sweep(self._blobs.has)
 
     def __enter__(self) -> Self:
         return self
@@ -167,24 +172,13 @@ class Registry:
             )
         return pinned(record, select(record, reference))
 
-    def adapter(self, digest: str, *, verify: bool = True) -> Adapter:
-        """Return a stored adapter; `verify` reads all of it again and compares.
+    def adapter(self, digest: str, *, verify: bool = False) -> Adapter:
+        """Return a stored adapter. All of it is read again and compared if `verify`, or if its files were touched.
 
         Raises:
             AdapterDamaged: its files are gone or differ from the digest.
         """
-        try:
-            found = examine(find_files(self._blobs.path(digest)), None if verify else digest)
-        except FilesNotFound as error:
-            raise AdapterDamaged(f"The stored files of {digest[:12]} are gone: {error.message}") from error
-        if found.problems:
-            listed = "; ".join(problem.what for problem in found.problems)
-            raise AdapterDamaged(f"The stored files of {digest[:12]} are damaged: {listed}")
-        if found.adapter.digest != digest:
-            raise AdapterDamaged(
-                f"The stored files of {digest[:12]} have changed: they are {found.adapter.digest[:12]}"
-            )
-        return found.adapter
+        return self._shelf.adapter(digest, verify=verify)
 
     def get(self, name: str, base: str | None = None) -> AdapterRecord:
         """Return all that is known of a name, disabled or not; with `base`, only what fits that base.
@@ -293,6 +287,7 @@ class Registry:
             for digest in dict.fromkeys(digests):
                 if not self._staged[digest] and not store.references(connection, digest):
                     self._blobs.remove(digest)
+                    self._packs.remove(digest)
 
 
 def _size(path: Path) -> int:

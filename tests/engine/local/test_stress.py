@@ -24,7 +24,13 @@ async def test_nothing_is_mixed_lost_or_left(
 ) -> None:
     # So little cache that sequences are preempted now and then.
     config = EngineConfig(
-        model=str(family("qwen2").base), max_loras=3, max_batched_tokens=32, kv_cache_memory=12 * 16 * 512, threads=1
+        model=str(family("qwen2").base),
+        max_loras=3,
+        max_batched_tokens=32,
+        max_prefill_tokens=16,
+        kv_cache_memory=12 * 16 * 512,
+        pack_dir=tmp_path / "home" / "packs",
+        threads=1,
     )
     engine = LocalEngine(config)
     seen = {}

@@ -13,6 +13,7 @@ import torch
 
 from loradex.adapters.adapter import Adapter
 from loradex.adapters.base_model import read_model_info
+from loradex.adapters.packs import PackFolder
 from loradex.core.event import Event, Finished
 from loradex.core.model import ModelInfo
 from loradex.core.prompt import Prompt
@@ -22,6 +23,7 @@ from loradex.engine.config import EngineConfig
 from loradex.engine.local import model as base_model
 from loradex.engine.local.blocks import Blocks
 from loradex.engine.local.kvcache import KVCache
+from loradex.engine.local.loader import Loader
 from loradex.engine.local.loop import Loop, Message
 from loradex.engine.local.model import BaseModel
 from loradex.engine.local.output import Output
@@ -31,7 +33,7 @@ from loradex.engine.local.selfcheck import check
 from loradex.engine.local.sequence import Sequence as Answer
 from loradex.engine.local.slots import Slots
 from loradex.engine.local.text import Text
-from loradex.engine.local.weights import read_pairs, size
+from loradex.engine.local.weights import size
 from loradex.errors import ConfigInvalid, EngineStopped
 
 SMALL = 64 << 20
@@ -79,6 +81,7 @@ class LocalEngine:
         loop, self._loop = self._loop, None
         if loop is not None:
             await asyncio.to_thread(loop.stop)
+            await asyncio.to_thread(self._loader.stop)
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Return the token ids of a prompt; see `Text.encode` for what it raises."""
@@ -89,7 +92,7 @@ class LocalEngine:
         return self._text.decode(tokens)
 
     async def load(self, adapter: Adapter) -> LoadReport:
-        """Read and convert an adapter in a thread of its own, then hand it to the loop between two steps.
+        """Bring an adapter in beside the loop, then hand it over between two steps.
 
         Raises:
             AdapterDamaged: its files are gone or changed.
@@ -99,7 +102,7 @@ class LocalEngine:
         if any(resident.digest == adapter.digest for resident in self.resident()):
             return LoadReport(0.0, 0.0, 0)
         began = time.perf_counter()
-        pairs = await asyncio.to_thread(read_pairs, adapter, self._model.dtype, self._model.device)
+        pairs = await self._loader.load(adapter)
         read = time.perf_counter()
         await asyncio.wrap_future(loop.install(adapter.digest, pairs, size(pairs)))
         return LoadReport(read - began, time.perf_counter() - read, size(pairs))
@@ -160,6 +163,9 @@ class LocalEngine:
             raise EngineStopped("The engine is not running")
         return self._loop
 
+    def _busy(self) -> bool:
+        return self._loop is not None and self._loop.snapshot.stats.running > 0
+
     def _deliver(self, messages: list[tuple[str, Message]]) -> None:
         for key, message in messages:
             if key in self._queues:
@@ -180,6 +186,8 @@ class LocalEngine:
         self._model.attention.cache = KVCache(
             self._model.attention.shapes, blocks.count * blocks.size, self._model.dtype, device
         )
+        packs = None if self.config.pack_dir is None else PackFolder(self.config.pack_dir)
+        self._loader = Loader(self._model.dtype, device, packs, self._busy)
         runner = Runner(self._model, Slots(self.config.max_loras), blocks.size, self._eos)
         tell("self-check", 0.9)
         check(runner)

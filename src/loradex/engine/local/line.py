@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -82,19 +83,15 @@ class Line:
         else:
             self._drop(sequence)
 
-    def move(self, old: str, new: str) -> None:
-        """Follow a switch: who waits for `old` waits for `new`, in order of arrival, at the earlier turn of both."""
-        source = self._queues.get(old)
-        if source is None or old == new:
+    def move(self, sequence: Sequence, new: str) -> None:
+        """Follow a switch: a sequence waits for `new` instead, among those by order of arrival."""
+        if sequence in self._returned:
+            sequence.adapter = new
             return
-        target = self._queues.get(new, _Queue())
-        merged = sorted((*source.sequences, *target.sequences), key=lambda sequence: sequence.arrival)
-        queues, self._queues = self._queues, OrderedDict()
-        for adapter, queue in queues.items():
-            if adapter not in (old, new):
-                self._queues[adapter] = queue
-            elif new not in self._queues:
-                self._queues[new] = _Queue(deque(merged), max(source.passed, target.passed))
+        self._drop(sequence)
+        sequence.adapter = new
+        queue = self._queues.setdefault(new, _Queue())
+        insort(queue.sequences, sequence, key=lambda other: other.arrival)
 
     def _drop(self, sequence: Sequence) -> None:
         queue = self._queues[sequence.adapter]

@@ -56,14 +56,16 @@ class Scheduler:
 
         Their blocks are never shared afterwards.
         """
+        waiting = {id(sequence) for sequence in self.waiting}
         on_old = [sequence for sequence in (*self.running, *self.waiting) if sequence.adapter == old]
         moved = [sequence for sequence in on_old if requests is None or sequence.request in requests]
         for sequence in moved:
+            if id(sequence) in waiting:
+                self.waiting.move(sequence, new)
             sequence.adapter = new
             # One that holds nothing yet was not touched by the old weights.
             sequence.private = sequence.private or sequence.computed > 0
             sequence.keys.clear()
-        self.waiting.move(old, new)
         return len(moved)
 
     def plan(self) -> StepPlan:

@@ -1,0 +1,152 @@
+"""A pack: the weights of one adapter in one file, in the engine's dtype and layout, ready to be mapped into memory.
+
+    8 bytes    the magic
+    8 bytes    length of the header
+    32 bytes   BLAKE2 of the header
+    header     JSON: digest of the adapter, dtype, layout, size of the file, and where each layer's tensors lie
+    tensors    each at the start of a page; offsets count values from the first tensor
+
+A pack is written once and never changed, so mapping it is safe; in doubt it is made again from the adapter's own files,
+which stay the truth.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from loradex.adapters.adapter import Adapter
+from loradex.engine.local.lora import LoraPair
+from loradex.engine.local.weights import stored_pairs
+
+LAYOUT = 1
+"""Goes up whenever `lay` or the header changes; packs of other layouts are not looked at."""
+
+SLICE_VALUES = 1 << 15
+"""Above so many values torch would call other threads to help, and they are busy with answers."""
+
+Rest = Callable[[], None]
+"""Called after every bit of work, so that whoever computes answers is let in between."""
+
+_MAGIC = b"LORAPACK"
+_PREFIX = len(_MAGIC) + 8 + 32
+_PAGE = 4096
+
+
+class BadPack(Exception):
+    """The file is not the pack that it should be."""
+
+
+def lay(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return views of a stored pair, `[rank, in]` and `[out, rank]`, as a `LoraPair` wants them."""
+    return a, b
+
+
+def write_pack(file: BinaryIO, adapter: Adapter, dtype: torch.dtype, rest: Rest) -> None:
+    """Convert an adapter's weights, slice by slice, into an empty file.
+
+    Raises:
+        AdapterDamaged: the adapter's own file is gone, or not what it was.
+        OSError: the disk refuses.
+    """
+    tensors: list[torch.Tensor] = []
+    layers: list[tuple[str, float, int, list[int], int, list[int]]] = []
+    offset = 0
+    with stored_pairs(adapter) as pairs:
+        for layer, stored_a, stored_b in pairs:
+            a, b = lay(stored_a, stored_b)
+            begin_a, begin_b = offset, offset + _padded(a.numel() * dtype.itemsize) // dtype.itemsize
+            offset = begin_b + _padded(b.numel() * dtype.itemsize) // dtype.itemsize
+            layers.append((layer.module, layer.scaling, begin_a, list(a.shape), begin_b, list(b.shape)))
+            tensors += (a, b)
+            rest()
+        _write_header(file, adapter.digest, dtype, layers, offset * dtype.itemsize)
+        for tensor in tensors:
+            for piece in _pieces(tensor):
+                values = piece.to(dtype).contiguous().view(torch.uint8).numpy().data
+                file.write(values)
+                rest()
+            file.write(bytes(-file.tell() % _PAGE))
+    file.flush()
+
+
+def open_pack(path: Path, digest: str, dtype: torch.dtype, device: torch.device) -> dict[str, LoraPair]:
+    """Return the pairs of a pack by module path; on the CPU they are views of the file in the page cache.
+
+    Raises:
+        FileNotFoundError: there is none.
+        BadPack: it is damaged, or another adapter's.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+        try:
+            # A private mapping: torch wants memory that may be written, and the file must never be.
+            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except ValueError as error:
+            raise BadPack("it is empty") from error
+    header, start = _read_header(memory)
+    expected = {"digest": digest, "dtype": _name(dtype), "layout": LAYOUT, "size": len(memory)}
+    if wrong := [key for key, value in expected.items() if header.get(key) != value]:
+        raise BadPack(f"its {' and '.join(wrong)} is not as expected")
+    if start == len(memory):
+        return {}
+    data = torch.frombuffer(memory, dtype=dtype, offset=start)
+    data[:: _PAGE // dtype.itemsize].sum()  # brings the pages in, so that no step waits for them
+    data = data.to(device)
+    return {
+        module: LoraPair(_view(data, begin_a, shape_a), _view(data, begin_b, shape_b), scaling)
+        for module, scaling, begin_a, shape_a, begin_b, shape_b in header["layers"]
+    }
+
+
+def pack_name(dtype: torch.dtype) -> tuple[str, int]:
+    """Return what tells packs of one adapter apart: dtype and layout."""
+    return _name(dtype), LAYOUT
+
+
+def _write_header(file: BinaryIO, digest: str, dtype: torch.dtype, layers: list[Any], data_bytes: int) -> None:
+    header = {"digest": digest, "dtype": _name(dtype), "layout": LAYOUT, "layers": layers, "size": 0}
+    # The size stands in the header whose length it depends on; blanks at the end leave room for its digits.
+    room = _padded(_PREFIX + len(json.dumps(header)) + 20)
+    header["size"] = room + data_bytes
+    text = json.dumps(header).encode().ljust(room - _PREFIX)
+    file.write(_MAGIC + len(text).to_bytes(8, "little") + hashlib.blake2b(text, digest_size=32).digest() + text)
+
+
+def _read_header(memory: mmap.mmap) -> tuple[dict[str, Any], int]:
+    """Return the header and where the tensors begin."""
+    length = int.from_bytes(memory[8:16], "little")
+    if memory[:8] != _MAGIC or _PREFIX + length > len(memory):
+        raise BadPack("it does not begin as a pack")
+    text = memory[_PREFIX : _PREFIX + length]
+    if hashlib.blake2b(text, digest_size=32).digest() != memory[16:_PREFIX]:
+        raise BadPack("its header is damaged")
+    header: dict[str, Any] = json.loads(text)
+    return header, _PREFIX + length
+
+
+def _view(data: torch.Tensor, begin: int, shape: list[int]) -> torch.Tensor:
+    return data.as_strided(shape, (shape[1], 1), begin)
+
+
+def _pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield a tensor in runs of whole rows, each small enough for one thread."""
+    step = max(1, SLICE_VALUES // tensor.shape[1])
+    return (tensor[row : row + step] for row in range(0, tensor.shape[0], step))
+
+
+def _padded(size: int) -> int:
+    return -(-size // _PAGE) * _PAGE
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

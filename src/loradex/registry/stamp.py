@@ -1,0 +1,51 @@
+"""Whether stored files are still those whose digest is known: asked of the file system, without reading them.
+
+The stamp is written when the files are hashed, and lies beside them. Size, times and inode change whenever somebody
+writes to a file or puts another in its place; the time of the last change of any kind cannot be set back. A copy of the
+store on another machine has other stamps, so there each adapter is read in full once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+from loradex.adapters.files import CONFIG, WEIGHTS
+
+FILE = "stamp.json"
+
+Stamp = list[list[int]]
+
+
+def take(folder: Path) -> Stamp | None:
+    """Return what the file system says of an adapter's files now; None where one is missing."""
+    try:
+        found = [(folder / name).stat() for name in (CONFIG, WEIGHTS)]
+    except OSError:
+        return None
+    return [[each.st_size, each.st_mtime_ns, each.st_ctime_ns, each.st_ino] for each in found]
+
+
+def read(folder: Path) -> Stamp | None:
+    """Return the stamp that was written when the files were hashed, if there is one."""
+    try:
+        stamp: Stamp = json.loads((folder / FILE).read_text())
+    except (OSError, ValueError):
+        return None
+    return stamp
+
+
+def write(folder: Path, stamp: Stamp | None) -> None:
+    """Remember a stamp, taken before the files were hashed. Where that fails they are hashed again next time."""
+    if stamp is None:
+        return
+    temporary = folder / f"{FILE}.{secrets.token_hex(4)}"
+    with suppress(OSError):
+        try:
+            temporary.write_text(json.dumps(stamp))
+            os.replace(temporary, folder / FILE)
+        finally:
+            temporary.unlink(missing_ok=True)
