@@ -190,10 +190,23 @@ def test_whoever_waits_for_switched_weights_keeps_the_order_of_arrival() -> None
     for name, adapter in (("1", "old"), ("2", "c"), ("3", "new"), ("4", "old")):
         line.add(sequence(name, 2, adapter))
     assert line.switch("old", "new") == 2
-    assert [waiting.id for waiting in line.waiting] == ["1", "3", "4", "2"]
+    assert [waiting.id for waiting in line.waiting] == ["2", "1", "3", "4"]
     assert line.switch("new", "new") == 3
     line.remove(next(iter(line.waiting)))
-    assert [waiting.id for waiting in line.waiting] == ["3", "4", "2"]
+    assert [waiting.id for waiting in line.waiting] == ["1", "3", "4"]
+
+
+def test_only_the_named_requests_are_switched() -> None:
+    line = scheduler(blocks=64, sequences=2, cache=False)
+    made = [sequence(name, 2, "old") for name in ("runs", "runs on", "waits", "waits on")]
+    for each in made:
+        each.request = each.id
+        line.add(each)
+    step(line)
+    assert line.switch("old", "new", {"runs", "waits", "unknown"}) == 2
+    assert [each.adapter for each in made] == ["new", "old", "new", "old"]
+    assert {waiting.id for waiting in line.waiting} == {"waits", "waits on"}
+    assert [each.private for each in made] == [True, False, False, False]
 
 
 def step_admits(line: Scheduler) -> list[Sequence]:
