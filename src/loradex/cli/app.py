@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from loradex import __version__
-from loradex.cli import adapter, config, demo, doctor, resident, serve, talk
+from loradex.cli import adapter, bench, config, demo, doctor, resident, serve, talk
 from loradex.cli.argv import rewritten
 from loradex.cli.errors import INTERRUPTED, UsageFailed, exit_code
 from loradex.cli.help import help_page
@@ -45,6 +45,7 @@ talk.register(app)
 app.add_typer(adapter.app)
 resident.register(app)
 demo.register(app)
+app.add_typer(bench.app)
 doctor.register(app)
 app.add_typer(config.app)
 

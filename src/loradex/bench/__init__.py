@@ -1,0 +1,1 @@
+"""Benchmarks: seeded workloads, two sides measured in turn, the physical floor beside every number."""
