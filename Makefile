@@ -32,8 +32,8 @@ format: $(VENV)/.lint  ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.local  ## Run the benchmarks, where benchmarks/ has some
-	@if [ -f benchmarks/run.py ]; then $(BIN)/python benchmarks/run.py; else echo "There is no benchmark yet."; fi
+bench: $(VENV)/.local  ## Measure the demo model for a few seconds; benchmarks/README.md has the real ones
+	$(BIN)/loradex bench throughput --batch 4 --input 32 --output 32 --pairs 5 --out -
 
 docs: $(VENV)/.local  ## Write the reference pages of docs/reference from the code
 	$(BIN)/python docs/generate.py

@@ -61,6 +61,7 @@ LIGHT = (
     "import loradex.server.run",
     "import loradex.adapters.read, loradex.adapters.check, loradex.adapters.pickled",
     "import loradex.engine.factory, loradex.engine.fake",
+    "from loradex.bench import latency, swap, scale, report, servers",
 )
 
 

@@ -40,7 +40,8 @@ def test_the_commands_are_those_of_the_issue() -> None:
     visible = {" ".join(path) for path, command in ALL if not command.hidden}
     verbs = {f"adapter {verb}" for verb in ("add", "ls", "show", "check", "promote", "rollback", "rm", "history")}
     others = {"serve", "run", "chat", "ps", "load", "unload", "demo", "doctor", "config show", "config init"}
-    assert visible == verbs | others
+    measures = {f"bench {verb}" for verb in ("throughput", "latency", "swap", "scale", "report", "model")}
+    assert visible == verbs | others | measures
 
 
 def test_help_is_printed_wherever_it_is_asked_for(loradex: Loradex) -> None:

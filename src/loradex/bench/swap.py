@@ -170,19 +170,20 @@ async def every(period: float, act: Act, done: list[float]) -> AsyncIterator[Non
     From one start to the next it takes `period` seconds, or as long as the doing; `done` gets the seconds of each.
     """
 
+    over = asyncio.Event()
+
     async def again() -> None:
-        while True:
+        while not over.is_set():
             began = time.perf_counter()
             await act()
             done.append(time.perf_counter() - began)
-            await asyncio.sleep(max(0.0, period - done[-1]))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), max(0.0, period - done[-1]))
 
     task = asyncio.create_task(again())
     try:
         yield
-        if task.done():
-            task.result()
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        # What is under way comes to its end, so that the next run begins with a quiet engine.
+        over.set()
+        await task

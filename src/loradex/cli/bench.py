@@ -293,7 +293,7 @@ def model(
         if not (base / "config.json").is_file():
             save_base(base, sizes)
         made = save_adapters(folder, sizes, chosen, adapters, progress)
-    weights = [path.stat().st_size for path in (base, *made) for path in path.glob("*.safetensors")]
+    weights = [file.stat().st_size for each in (base, *made) for file in each.glob("*.safetensors")]
     value = {"base": str(base), "adapters": [str(path) for path in made], "bytes": weights}
     out.data(value, f"{shape} and {len(made)} adapters of {kind}: {human_size(sum(weights))}", quiet=[str(folder)])
     out.next(f"loradex bench throughput --model {folder} --class {kind}")
