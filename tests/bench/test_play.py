@@ -7,12 +7,16 @@ from pathlib import Path
 import httpx
 import pytest
 
+from loradex.bench.bed import Plan
+from loradex.bench.latency import latency_of
 from loradex.bench.length import Length
 from loradex.bench.play import Played, Timeline, play
 from loradex.bench.servers import address, two_sides
+from loradex.bench.shape import CLASSES
 from loradex.bench.target import HttpTarget, model_names
 from loradex.bench.throughput import Side, compare, rows
 from loradex.bench.workload import Request, Workload
+from loradex.engine.config import EngineConfig
 from loradex.errors import ConfigInvalid, EngineFailed, ServerUnreachable
 from tests.server.serving import save_adapter, served
 
@@ -88,3 +92,13 @@ async def test_a_server_that_refuses_or_is_not_there(tmp_path: Path) -> None:
             await model_names(client)
     with pytest.raises(ConfigInvalid):
         address("nowhere")
+
+
+async def test_latency_of_a_server(tmp_path: Path) -> None:
+    law = Workload(3, 1, "identical", input=Length.parse("6"), output=Length.parse("4"), rate=200.0)
+    plan = Plan("fake", EngineConfig(), tmp_path, CLASSES["a-ref"], 1, 2, 1, "mine")
+    with server(tmp_path / "one", 1) as url:
+        async with two_sides(url, None, law) as (a, b):
+            result = await latency_of(a, b, plan, law, 0.5, lambda stage, share: None)
+    assert (result.kind, result.name, len(result.rows)) == ("latency", "mine", 6)
+    assert all(row.a[0] > 0 for row in result.rows)

@@ -81,9 +81,12 @@ async def latency(plan: Plan, workload: Workload, load: float, tell: Tell) -> Re
         return await _result(record, a, b, plan, workload, floor, bed.describe(plan.kind), tell)
 
 
-async def latency_of(a: Side, b: Side, plan: Plan, workload: Workload, tell: Tell) -> Result:
-    """Measure two sides that run already, such as two servers, or one against itself on the base."""
+async def latency_of(a: Side, b: Side, plan: Plan, workload: Workload, load: float, tell: Tell) -> Result:
+    """Measure two sides that run already, such as two servers; the moments of the requests are set here."""
     record = Record("latency", plan.name)
+    workload = await paced(a, workload, load, plan.batch)
+    moments = [each.at for each in workload.make()]
+    a, b = a.timed(moments), b.timed(moments)
     floor = await measure(plan.engine, "bfloat16")
     model = {"adapter_class": plan.kind.name, "adapters": plan.adapters}
     return await _result(record, a, b, plan, workload, floor, model, tell)

@@ -124,13 +124,12 @@ def latency(
 
     p50, p95 and p99 of mixed adapters against the same requests, at the same moments, on the base.
     """
-    from loradex.bench.latency import latency, latency_of, paced
+    from loradex.bench.latency import latency, latency_of
     from loradex.bench.servers import two_sides
 
     if min(rate + load, cv) <= 0:
         raise ConfigInvalid("--rate or --load, and --cv, must be above 0", hint="Leave them out for what is usual")
-    # A popularity that is drawn has no number of its own; as many as requests at once is the usual guess.
-    decks = count_adapters(popularity, requests if popularity in ("distinct", "uniform") else batch, adapters)
+    decks = count_adapters(popularity, requests, adapters)
     plan = make_plan(settings, model, kind, decks, batch, pairs, name or f"latency-{kind}-{popularity}")
     workload = make_workload(requests, decks, popularity, alpha, prompt, answer, seed)
     workload = replace(workload, rate=rate, cv=cv)
@@ -139,10 +138,7 @@ def latency(
         if url is None:
             return await latency(plan, workload, load, tell)
         async with two_sides(url, against, workload, settings.api_key) as (a, b):
-            timed = await paced(a, workload, load, batch)
-            moments = [each.at for each in timed.make()]
-            a, b = a.timed(moments), b.timed(moments)
-            return await latency_of(a, b, plan, timed, tell)
+            return await latency_of(a, b, plan, workload, load, tell)
 
     _run(out, file, pairs, work)
 
