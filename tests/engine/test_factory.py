@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from loradex.engine.config import EngineConfig
-from loradex.engine.factory import engine_names, make_engine
+from loradex.engine.factory import engine_names, engine_part, make_engine
 from loradex.engine.fake import FakeEngine
 from loradex.errors import ConfigInvalid, MissingExtra
 
@@ -30,3 +30,15 @@ def test_without_torch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(MissingExtra) as caught:
         make_engine("local", EngineConfig())
     assert "loradex[local]" in caught.value.hint
+
+
+def test_a_part_of_an_engine_is_found_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert engine_part("local", "floor").peak
+    assert engine_part("local", "nothing") is None
+    assert engine_part("fake", "floor") is None
+    with pytest.raises(ConfigInvalid):
+        engine_part("fakee", "floor")
+    monkeypatch.delitem(sys.modules, "loradex.engine.local.floor")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtra):
+        engine_part("local", "floor")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from loradex.engine.factory import engine_part
@@ -23,11 +24,11 @@ class Floor:
 class Probe(Protocol):
     """What an engine's module `floor` offers. Both block for some tenths of a second and use all cores."""
 
-    def bandwidth(self) -> float:
-        """Return bytes a second, best of a few."""
+    def bandwidth(self, device: str) -> float:
+        """Return bytes a second that the device reads from its memory, best of a few."""
         ...
 
-    def peak(self, dtype: str) -> float:
+    def peak(self, dtype: str, device: str) -> float:
         """Return floating-point operations a second of a large product in that dtype, best of a few."""
         ...
 
@@ -41,16 +42,16 @@ def probe(engine: str) -> Probe | None:
     return part
 
 
-async def measure(engine: str, dtype: str) -> Floor | None:
-    """Measure the floor; None where the engine has no probe."""
+async def measure(engine: str, dtype: str, device: str = "cpu") -> Floor | None:
+    """Measure the floor of a device; None where the engine has no probe."""
     found = probe(engine)
     if found is None:
         return None
-    bandwidth = await asyncio.to_thread(found.bandwidth)
-    return Floor(bandwidth, await asyncio.to_thread(found.peak, dtype), dtype)
+    bandwidth = await asyncio.to_thread(found.bandwidth, device)
+    return Floor(bandwidth, await asyncio.to_thread(found.peak, dtype, device), dtype)
 
 
-def bandwidth_of(engine: str) -> Callable[[], float] | None:
+def bandwidth_of(engine: str, device: str) -> Callable[[], float] | None:
     """Return what measures the bandwidth alone; None where the engine has no probe."""
     found = probe(engine)
-    return found.bandwidth if found is not None else None
+    return partial(found.bandwidth, device) if found is not None else None

@@ -77,7 +77,7 @@ async def latency(plan: Plan, workload: Workload, load: float, tell: Tell) -> Re
         workload = await paced(a, workload, load, plan.batch)
         a = replace(a, requests=workload.make())
         b = replace(a, name="base", requests=workload.base().make())
-        floor = await measure(plan.engine, bed.info.dtype)
+        floor = await measure(plan.engine, bed.info.dtype, bed.info.device)
         return await _result(record, a, b, plan, workload, floor, bed.describe(plan.kind), tell)
 
 

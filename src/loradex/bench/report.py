@@ -27,6 +27,9 @@ def gather(paths: Sequence[Path]) -> list[Result]:
         FilesNotFound: there are none.
         ConfigInvalid: a file is no result.
     """
+    for path in paths:
+        if not path.exists():
+            raise FilesNotFound(f"There is no {path}", hint="Measure first, such as `loradex bench throughput`")
     files = [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
     if not files:
         named = ", ".join(str(path) for path in paths)

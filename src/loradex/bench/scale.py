@@ -36,7 +36,7 @@ async def scale(plan: Plan, workload: Workload, slots: int, tell: Tell) -> Resul
         target = ServiceTarget(bed.service, bed.names)
         many = workload.make()
         one = reassigned(many, [0] * len(many))
-        floor = await measure(plan.engine, bed.bed.info.dtype)
+        floor = await measure(plan.engine, bed.bed.info.dtype, bed.bed.info.device)
         a, b = await in_turn(
             lambda: play(target, many, plan.batch), lambda: play(target, one, plan.batch), plan.pairs, tell
         )

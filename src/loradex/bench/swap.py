@@ -47,7 +47,7 @@ async def swap(plan: Plan, workload: Workload, period: float, tell: Tell) -> Res
     # The last one is not registered: it is loaded past the service, whose books must stay true.
     async with service_bed(plan, tell, slots=streams + SPARE_SLOTS, register=plan.adapters - 1) as bed:
         workload = replace(workload, vocab_size=bed.bed.info.vocab_size)
-        floor = await measure(plan.engine, bed.bed.info.dtype)
+        floor = await measure(plan.engine, bed.bed.info.dtype, bed.bed.info.device)
         rows = await load_rows(bed.bed.engine, bed.bed.adapters[-1], plan.pairs, floor)
         rows += await first_token_rows(bed, workload.make()[0], plan.pairs)
         gaps, raw = await gap_rows(bed, workload, period, plan.pairs, tell)

@@ -123,8 +123,8 @@ async def throughput(plan: Plan, workload: Workload, tell: Tell, versus: EngineC
         else:
             other = await stack.enter_async_context(engine_bed(replace(plan, config=versus), tell))
             b = Side("versus", EngineTarget(other.engine, other.digests), a.requests, other.cost)
-        floor = await measure(plan.engine, bed.info.dtype)
-        found = await compare(a, b, plan.pairs, tell, bandwidth_of(plan.engine))
+        floor = await measure(plan.engine, bed.info.dtype, bed.info.device)
+        found = await compare(a, b, plan.pairs, tell, bandwidth_of(plan.engine, bed.info.device))
         ratios = rows(a, b, found, floor) + ([memory(bed)] if versus is None else [])
         model = bed.describe(plan.kind)
     raw: dict[str, Any] = {"a": [run.describe() for run in found.a], "b": [run.describe() for run in found.b]}

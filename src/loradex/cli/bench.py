@@ -77,7 +77,8 @@ def throughput(
     from loradex.bench.throughput import throughput, throughput_of
 
     decks = count_adapters(popularity, batch, adapters)
-    plan = make_plan(settings, model, kind, decks, batch, pairs, name or f"throughput-{kind}-b{batch}-{popularity}")
+    title = f"throughput-{kind}-b{batch}-{popularity}" + ("-versus" if versus else "-servers" if url else "")
+    plan = make_plan(settings, model, kind, decks, batch, pairs, name or title)
     workload = make_workload(batch, decks, popularity, alpha, prompt, answer, seed)
 
     async def work(tell: Tell) -> Result:
