@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from loradex.bench.result import read_result
+from loradex.engine.factory import engine_part
 from tests.cli.conftest import Loradex, loradex
 
 __all__ = ["loradex"]
@@ -109,8 +110,9 @@ def test_asking_a_server(loradex: Loradex, tmp_path: Path) -> None:
 
 
 def test_the_local_engine_has_a_floor(loradex: Loradex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loradex.engine.local.floor.BLOCK_BYTES", 1 << 16)
-    monkeypatch.setattr("loradex.engine.local.floor._GEMM", (8, 16, 8))
+    floor = engine_part("local", "floor")
+    monkeypatch.setattr(floor, "BLOCK_BYTES", 1 << 16)
+    monkeypatch.setattr(floor, "_GEMM", (8, 16, 8))
     ran = loradex("bench", "model", tmp_path / "deck", "--shape", "tiny", "--adapters", 2)
     assert ran.code == 0, ran.err
     small = ("--kv-cache-memory", "4MiB", "--batch", 2, "--input", 6, "--output", 4)
