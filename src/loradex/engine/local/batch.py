@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from loradex.engine.local.lora import Segment
@@ -48,14 +50,29 @@ class Decodes:
         return torch.arange(self.cells.shape[1], device=self.cells.device).unsqueeze(0)
 
 
+class Narrow:
+    """Segments of few rows, as the LoRA kernel reads them: int64 `[count, 3]` of first row, end row and slot."""
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self.count = len(segments)
+        self._rows = np.array([(segment.start, segment.end, segment.slot) for segment in segments], np.int64)
+        self.address: int = self._rows.ctypes.data
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One step: prompts and decodes, `segments` by adapter, `cells` (`[rows]`) where this step's keys and values go."""
+    """One step: prompts and decodes, rows by adapter, `cells` (`[rows]`) where this step's keys and values go.
+
+    `narrow` are the segments that the LoRA kernel takes where a linear has it, `wide` those that it leaves to the
+    reference. Without kernel or narrow segments `narrow` is None.
+    """
 
     prompts: tuple[Rows, ...]
     decodes: Decodes | None
     segments: tuple[Segment, ...]
     cells: torch.Tensor
+    narrow: Narrow | None = None
+    wide: tuple[Segment, ...] = ()
 
 
 class Step:

@@ -1,8 +1,9 @@
 """The batched LoRA operation: many adapters, one input.
 
-This is the reference, in plain torch. Its interface is the one that faster kernels implement: rows sorted by adapter,
-described by segments; a table that leads from a slot to the adapter's own tensors, so that switching an adapter is one
-integer and nothing is copied or padded to a common rank.
+This is the reference, in plain torch, and the path for segments of many rows, where two matrix products are best. Its
+interface is the one that `lora_numba` implements for few rows: rows sorted by adapter, described by segments; a table
+that leads from a slot to the adapter's own tensors, so that switching an adapter is one integer and nothing is copied
+or padded to a common rank.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class LoraPair:
-    """The low-rank pair of one linear: `a` is `[rank, in_features]`, `b` is `[out_features, rank]`."""
+    """The low-rank pair of one linear: `a` is `[rank, in_features]`, `b` is `[rank, out_features]`, both contiguous.
+
+    Files hold B the other way round; like this, few rows read both from front to back.
+    """
 
     a: torch.Tensor
     b: torch.Tensor
@@ -36,7 +40,7 @@ Table = list[LoraPair | None]
 
 
 def apply_lora(x: torch.Tensor, y: torch.Tensor, segments: Sequence[Segment], table: Table) -> None:
-    """Add `scaling * (x A^T) B^T` to the rows of each segment of `y`, in place.
+    """Add `scaling * (x a^T) b` to the rows of each segment of `y`, in place.
 
     `x` is `[rows, in_features]`, `y` is `[rows, out_features]`, both in the dtype of the pairs.
     """
@@ -44,4 +48,4 @@ def apply_lora(x: torch.Tensor, y: torch.Tensor, segments: Sequence[Segment], ta
         pair = table[segment.slot]
         if pair is not None:
             shrunk = torch.mm(x[segment.start : segment.end], pair.a.t())
-            y[segment.start : segment.end].addmm_(shrunk, pair.b.t(), alpha=pair.scaling)
+            y[segment.start : segment.end].addmm_(shrunk, pair.b, alpha=pair.scaling)

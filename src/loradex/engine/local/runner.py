@@ -8,7 +8,7 @@ from itertools import accumulate
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from loradex.engine.local.batch import Batch, Decodes, Rows
+from loradex.engine.local.batch import Batch, Decodes, Narrow, Rows
 from loradex.engine.local.lora import LoraPair, Segment
 from loradex.engine.local.model import BaseModel
 from loradex.engine.local.plan import Chunk, StepPlan
@@ -16,14 +16,24 @@ from loradex.engine.local.sampler import Choice, sample
 from loradex.engine.local.slots import Slots
 
 
-class Runner:
-    """Owns the tensors of one engine: the model, its cache, and the tables of resident adapters."""
+NARROW = 4
+"""Rows up to which a segment is the LoRA kernel's; beyond, two matrix products are faster."""
 
-    def __init__(self, model: BaseModel, slots: Slots, block_size: int, eos: tuple[int, ...]) -> None:
+
+class Runner:
+    """Owns the tensors of one engine: the model, its cache, and the tables of resident adapters.
+
+    `compiled` says whether the model's linears have the LoRA kernel; without, the reference computes every segment.
+    """
+
+    def __init__(
+        self, model: BaseModel, slots: Slots, block_size: int, eos: tuple[int, ...], compiled: bool = False
+    ) -> None:
         self.model = model
         self.slots = slots
         self.block_size = block_size
         self.eos = eos
+        self.compiled = compiled
         self._offsets = torch.arange(block_size, device=model.device)
 
     def install(self, digest: str, pairs: dict[str, LoraPair]) -> int:
@@ -34,14 +44,14 @@ class Runner:
         """
         slot = self.slots.assign(digest)
         for module, pair in pairs.items():
-            self.model.linears[module].table[slot] = pair
+            self.model.linears[module].put(slot, pair)
         return slot
 
     def remove(self, digest: str) -> None:
         """Take an adapter's tensors out of the tables."""
         slot = self.slots.free(digest)
         for linear in self.model.linears.values():
-            linear.table[slot] = None
+            linear.put(slot, None)
 
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> dict[str, Choice]:
@@ -79,11 +89,15 @@ class Runner:
         placed = list(zip(chunks, ends, cells, strict=True))
         prompts = (Rows(e - c.length, e, c.start, own) for c, e, own in placed if c.length > 1)
         decodes = [(c.start, e - 1, own) for c, e, own in placed if c.length == 1]
+        segments = tuple(self._segments(chunks))
+        narrow = [segment for segment in segments if self.compiled and segment.end - segment.start <= NARROW]
         return Batch(
             tuple(prompts),
             self._decodes(*zip(*decodes, strict=True)) if decodes else None,
-            tuple(self._segments(chunks)),
+            segments,
             written,
+            Narrow(narrow) if narrow else None,
+            tuple(segment for segment in segments if segment not in narrow),
         )
 
     def _cells(self, chunk: Chunk) -> torch.Tensor:

@@ -40,7 +40,7 @@ def read_pairs(adapter: Adapter, dtype: torch.dtype, device: torch.device) -> di
     """
     with stored_pairs(adapter, str(device)) as pairs:
         return {
-            layer.module: LoraPair(a.to(dtype).contiguous(), b.to(dtype).contiguous(), layer.scaling)
+            layer.module: LoraPair(a.to(dtype).contiguous(), b.to(dtype).t().contiguous(), layer.scaling)
             for layer, a, b in pairs
         }
 

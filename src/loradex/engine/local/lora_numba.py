@@ -1,0 +1,275 @@
+"""The LoRA kernel for few rows, compiled by Numba: shrink and expand of all segments of a step in one call.
+
+Importing this module compiles it (seconds; a cache on disk makes the next import quick). It holds two C functions,
+`bf16` and `fp32`, named after the storage of inputs, outputs and adapters; sums are float32. Each takes the address of
+a job, int64 fields as named below. Several threads may run one job: they take its pieces by an atomic counter, so that
+none waits for a slow one. The threads are torch's (see `team`); nothing here starts one.
+
+Two bfloat16 are read as one 32-bit word: a shift makes the first a float32 and a mask the second, half the instructions
+of widening them one by one. Row lengths in bfloat16 must thus be even. "Words" below are these, or single float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, cfunc, njit, types
+from numba.extending import intrinsic
+
+# The fields of a job. A change here must stay in this file: the cache on disk looks at no other.
+TAKEN = 0  # pieces taken so far; 0 at the start
+SHRUNK = 1  # pieces of the shrink that are done; 0 at the start
+THREADS = 2  # how many threads run the job
+SEGMENTS = 3  # how many segments
+SEGMENT = 4  # address of int64 [segments, 3]: first row, end row, slot
+INPUT = 5  # address of the input, [rows, in]
+WIDTH_IN = 6  # in
+PRODUCTS = 7  # address of float32 scratch, [members, rows, RANK]
+ROWS = 8  # rows of the step
+RANK = 9  # largest rank of any adapter in the table
+SLOTS = 10  # how many slots
+TABLE = 11  # address of int64 [members, slots, 3]: address of a [rank, in], of b [rank, out], rank (0: nothing here)
+SCALING = 12  # address of float32 [members, slots]
+MEMBERS = 13  # how many linears read this input
+OUTPUTS = 14  # then for each member: address of its output [rows, out], out
+
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
+_TILE = 1024  # words of float32 sums that stay in the first-level cache
+_MATH = {"reassoc", "contract", "nsz", "arcp"}  # no `nnan`, `ninf`: a NaN must stay one
+_AT = types.CPointer(types.int64)
+
+
+@intrinsic
+def _low(_: Any, word: Any) -> Any:
+    """Return the first value of a word as float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if word == types.float32:
+            return args[0]
+        return builder.bitcast(builder.shl(args[0], ir.Constant(_I32, 16)), ir.FloatType())
+
+    return types.float32(word), generate
+
+
+@intrinsic
+def _high(_: Any, word: Any) -> Any:
+    """Return the second value of a word as float32; 0 where there is none."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if word == types.float32:
+            return ir.Constant(ir.FloatType(), 0.0)
+        return builder.bitcast(builder.and_(args[0], ir.Constant(_I32, 0xFFFF0000)), ir.FloatType())
+
+    return types.float32(word), generate
+
+
+@intrinsic
+def _values(_: Any, word: Any) -> Any:
+    """Return how many values a word holds, known when compiled."""
+    count = 1 if word == types.float32 else 2
+    return types.int64(word), lambda context, builder, signature, args: ir.Constant(_I64, count)
+
+
+@intrinsic
+def _bits(_: Any, value: Any) -> Any:
+    """Return the bits of a float32."""
+    return types.uint32(types.float32), lambda context, builder, signature, args: builder.bitcast(args[0], _I32)
+
+
+@intrinsic
+def _either(_: Any, word: Any, one: Any, other: Any) -> Any:
+    """Return `one` if words are float32, else `other`."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return args[1] if word == types.float32 else args[2]
+
+    return word(word, types.float32, types.uint32), generate
+
+
+@intrinsic
+def _at(_: Any, address: Any, word: Any) -> Any:
+    """Return a pointer to values of the type of `word`."""
+    pointer = types.CPointer(word)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(pointer))
+
+    return pointer(types.int64, word), generate
+
+
+@intrinsic
+def _address(_: Any, pointer: Any) -> Any:
+    """Return the address that a pointer holds."""
+    return types.int64(pointer), lambda context, builder, signature, args: builder.ptrtoint(args[0], _I64)
+
+
+@intrinsic
+def _add(_: Any, address: Any, count: Any) -> Any:
+    """Add to an int64 that other threads add to as well; return what it was."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.atomic_rmw("add", builder.inttoptr(args[0], _I64.as_pointer()), args[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), generate
+
+
+@njit
+def _round(value: Any) -> Any:
+    """Return the bits of a float32 with the upper 16 rounded to the nearest bfloat16, ties to even."""
+    bits = _bits(value)
+    if bits & np.uint32(0x7FFFFFFF) > np.uint32(0x7F800000):
+        return bits | np.uint32(0x00400000)
+    return bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+
+
+@njit(fastmath=_MATH)
+def _shrink(x: Any, a: Any, h: Any, ranks: Any, scaling: Any) -> None:
+    """Set `h[:ranks]` to `scaling * a x`; `x` is `[words]`, `a` `[ranks * words]`. Four ranks share what x costs."""
+    n = x.size
+    k = 0
+    while k + 4 <= ranks:
+        a0, a1, a2, a3 = a[k * n :], a[(k + 1) * n :], a[(k + 2) * n :], a[(k + 3) * n :]
+        s0 = s1 = s2 = s3 = np.float32(0)
+        for j in range(n):
+            low, high = _low(x[j]), _high(x[j])
+            s0 += low * _low(a0[j]) + high * _high(a0[j])
+            s1 += low * _low(a1[j]) + high * _high(a1[j])
+            s2 += low * _low(a2[j]) + high * _high(a2[j])
+            s3 += low * _low(a3[j]) + high * _high(a3[j])
+        h[k], h[k + 1], h[k + 2], h[k + 3] = s0 * scaling, s1 * scaling, s2 * scaling, s3 * scaling
+        k += 4
+    while k < ranks:
+        own = a[k * n :]
+        s0 = np.float32(0)
+        for j in range(n):
+            s0 += _low(x[j]) * _low(own[j]) + _high(x[j]) * _high(own[j])
+        h[k] = s0 * scaling
+        k += 1
+
+
+@njit(fastmath=_MATH)
+def _expand(y: Any, b: Any, width: Any, h: Any, ranks: Any, low: Any, high: Any) -> None:
+    """Add `h b` to the words `y`. `b` begins at their column; its rows are `width` words apart.
+
+    `low` and `high` are float32 scratch for the first and second values of the words.
+    """
+    n = y.size
+    pairs = _values(y[0]) == 2
+    for j in range(n):
+        low[j] = _low(y[j])
+        if pairs:
+            high[j] = _high(y[j])
+    k = 0
+    while k + 4 <= ranks:
+        h0, h1, h2, h3 = h[k], h[k + 1], h[k + 2], h[k + 3]
+        b0, b1, b2, b3 = b[k * width :], b[(k + 1) * width :], b[(k + 2) * width :], b[(k + 3) * width :]
+        for j in range(n):
+            low[j] += h0 * _low(b0[j]) + h1 * _low(b1[j]) + h2 * _low(b2[j]) + h3 * _low(b3[j])
+            if pairs:
+                high[j] += h0 * _high(b0[j]) + h1 * _high(b1[j]) + h2 * _high(b2[j]) + h3 * _high(b3[j])
+        k += 4
+    while k < ranks:
+        own = b[k * width :]
+        for j in range(n):
+            low[j] += h[k] * _low(own[j])
+            if pairs:
+                high[j] += h[k] * _high(own[j])
+        k += 1
+    for j in range(n):
+        both = (_round(low[j]) >> np.uint32(16)) | (_round(high[j]) & np.uint32(0xFFFF0000))
+        y[j] = _either(y[j], low[j], both)
+
+
+@njit
+def _words(address: Any, count: Any, word: Any) -> Any:
+    """Return the `count` words at an address as an array."""
+    return carray(_at(address, word), (count,))
+
+
+@njit
+def _place(job: Any, piece: Any, parts: Any) -> tuple[Any, ...]:
+    """Return member, first row, end row, slot and part of a piece; parts of one segment follow each other."""
+    members = job[MEMBERS]
+    which = piece // parts
+    segment = _words(job[SEGMENT], 3 * job[SEGMENTS], np.int64(0))[3 * (which // members) :]
+    return which % members, segment[0], segment[1], segment[2], piece % parts
+
+
+@njit
+def _shrink_piece(job: Any, piece: Any, parts: Any, word: Any) -> None:
+    """Compute the products of some ranks of one member, for the rows of one segment."""
+    member, start, end, slot, part = _place(job, piece, parts)
+    at = member * job[SLOTS] + slot
+    table = _words(job[TABLE], 3 * job[SLOTS] * job[MEMBERS], np.int64(0))
+    share = (table[3 * at + 2] + parts - 1) // parts
+    first = min(part * share, table[3 * at + 2])
+    ranks = min(share, table[3 * at + 2] - first)
+    if ranks > 0:
+        scaling = _words(job[SCALING], job[SLOTS] * job[MEMBERS], np.float32(0))[at]
+        width = job[WIDTH_IN] // _values(word)
+        x = _words(job[INPUT], end * width, word)
+        h = _words(job[PRODUCTS], job[MEMBERS] * job[ROWS] * job[RANK], np.float32(0))
+        a = _words(table[3 * at], (first + ranks) * width, word)[first * width :]
+        for row in range(start, end):
+            own = h[(member * job[ROWS] + row) * job[RANK] + first :]
+            _shrink(x[row * width : (row + 1) * width], a, own, ranks, scaling)
+
+
+@njit
+def _expand_piece(job: Any, piece: Any, parts: Any, low: Any, high: Any, word: Any) -> None:
+    """Add the products of one member to some columns of its output, in the rows of one segment."""
+    member, start, end, slot, part = _place(job, piece, parts)
+    at = member * job[SLOTS] + slot
+    table = _words(job[TABLE], 3 * job[SLOTS] * job[MEMBERS], np.int64(0))
+    ranks = table[3 * at + 2]
+    if ranks > 0:
+        width = job[OUTPUTS + 2 * member + 1] // _values(word)
+        y = _words(job[OUTPUTS + 2 * member], end * width, word)
+        h = _words(job[PRODUCTS], job[MEMBERS] * job[ROWS] * job[RANK], np.float32(0))
+        b = _words(table[3 * at + 1], ranks * width, word)
+        share = (width + parts - 1) // parts
+        first = part * share
+        last = min(first + share, width)
+        while first < last:
+            until = min(first + _TILE, last)
+            for row in range(start, end):
+                own = h[(member * job[ROWS] + row) * job[RANK] :]
+                _expand(y[row * width + first : row * width + until], b[first:], width, own, ranks, low, high)
+            first = until
+
+
+@njit
+def _run(pointer: Any, word: Any) -> None:
+    """Take pieces until none is left: first those of the shrink, then, once all of these are done, of the expand."""
+    job = carray(pointer, (OUTPUTS,))
+    here = _address(pointer)
+    count = job[SEGMENTS] * job[MEMBERS]
+    # Enough pieces that no thread is left with much to do while the others are done.
+    parts = 1 if job[THREADS] == 1 or count >= 4 * job[THREADS] else 4
+    count *= parts
+    outputs = carray(pointer, (OUTPUTS + 2 * job[MEMBERS],))
+    low, high = np.empty(_TILE, np.float32), np.empty(_TILE, np.float32)
+    piece = _add(here, 1)
+    while piece < count:
+        _shrink_piece(job, piece, parts, word)
+        _add(here + 8 * SHRUNK, 1)
+        piece = _add(here, 1)
+    while piece < 2 * count:
+        while _add(here + 8 * SHRUNK, 0) < count:
+            pass
+        _expand_piece(outputs, piece - count, parts, low, high, word)
+        piece = _add(here, 1)
+
+
+@cfunc(types.void(_AT), cache=True)
+def bf16(job: Any) -> None:
+    """Run a job whose inputs, outputs and adapters are bfloat16."""
+    _run(job, np.uint32(0))
+
+
+@cfunc(types.void(_AT), cache=True)
+def fp32(job: Any) -> None:
+    """Run a job whose inputs, outputs and adapters are float32."""
+    _run(job, np.float32(0))
