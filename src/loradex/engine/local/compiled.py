@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from itertools import chain
 
-from loradex.engine.local.linear import LoraLinear
+import torch
+
 from loradex.engine.local.model import BaseModel
 
 log = logging.getLogger(__name__)
@@ -23,26 +23,16 @@ def compile_lora(model: BaseModel) -> bool:
     except ImportError as error:
         return _refused(error)
     try:
-        from loradex.engine.local.lora_group import KERNELS, LoraGroup
+        from loradex.engine.local.lora_job import KERNELS, LoraJob
     except (NumbaError, ImportError, OSError, RuntimeError) as error:
         return _refused(error)
     if model.dtype not in KERNELS:
         return False
-    shapes = model.shapes()
-    for names in model.inputs:
-        sizes = [shapes[name] for name in names]
-        if model.dtype.itemsize == 2 and any(n % 2 for n in chain.from_iterable((s.in_features, s.out_features) for s in sizes)):
-            continue
-        linears: list[LoraLinear] = [model.linears[name] for name in names]
-        group = LoraGroup(
-            [linear.base for linear in linears],
-            sizes[0].in_features,
-            [size.out_features for size in sizes],
-            len(linears[0].table),
-            model.dtype,
-        )
-        for member, linear in enumerate(linears):
-            linear.group = group, member
+    for name, shape in model.shapes().items():
+        linear = model.linears[name]
+        # The kernel reads bfloat16 by twos.
+        if model.dtype == torch.float32 or shape.in_features % 2 == shape.out_features % 2 == 0:
+            linear.job = LoraJob(shape.in_features, shape.out_features, len(linear.table), model.dtype)
     return True
 
 

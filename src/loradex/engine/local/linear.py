@@ -11,22 +11,22 @@ from loradex.engine.local.batch import Narrow, Step
 from loradex.engine.local.lora import LoraPair, Table, apply_lora
 
 
-class Group(Protocol):
-    """Computes the linears that get one input together; see `lora_group`."""
+class Job(Protocol):
+    """What a compiled kernel does for one linear; see `lora_job`."""
 
-    def put(self, member: int, slot: int, pair: LoraPair | None) -> None:
-        """Set or clear what a slot holds for a member."""
+    def put(self, slot: int, pair: LoraPair | None) -> None:
+        """Set or clear what a slot holds."""
 
-    def output(self, member: int, x: torch.Tensor, narrow: Narrow) -> torch.Tensor:
-        """Return a member's output with the products of the narrow segments added."""
+    def add(self, x: torch.Tensor, y: torch.Tensor, narrow: Narrow) -> None:
+        """Add the products of the narrow segments to `y`, in place."""
 
 
 class LoraLinear(nn.Module):
     """Wraps a linear of the base; its own weights stay where they are.
 
-    `table` leads from slot to adapter. `seen` collects the inputs of calls, and how often each had been written to,
-    while the model is observed: only a linear that is called once a step, with all rows, can carry adapters. `group`
-    is the fast path for narrow segments and this linear's number in it, None where there is none.
+    `table` leads from slot to adapter. `seen` collects the row counts of calls while the model is observed: only a
+    linear that is called once a step, with all rows, can carry adapters. `job` computes narrow segments, where there is
+    one; else the reference computes all.
     """
 
     def __init__(self, base: nn.Module, slots: int, step: Step) -> None:
@@ -34,8 +34,8 @@ class LoraLinear(nn.Module):
         self.base = base
         self.table: Table = [None] * slots
         self.step = step
-        self.seen: list[tuple[torch.Tensor, int]] | None = None
-        self.group: tuple[Group, int] | None = None
+        self.seen: list[int] | None = None
+        self.job: Job | None = None
 
     @property
     def weight(self) -> torch.Tensor:
@@ -50,22 +50,20 @@ class LoraLinear(nn.Module):
     def put(self, slot: int, pair: LoraPair | None) -> None:
         """Set or clear what a slot holds."""
         self.table[slot] = pair
-        if self.group is not None:
-            group, member = self.group
-            group.put(member, slot, pair)
+        if self.job is not None:
+            self.job.put(slot, pair)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the base's output, plus each segment's low-rank product. `x` is `[..., in_features]`."""
+        y = self.base(x)
         if self.seen is not None:
-            self.seen.append((x, x._version))
+            self.seen.append(x.numel() // x.shape[-1])
         batch = self.step.batch
-        if batch is None:
-            return self.base(x)
-        if self.group is None or batch.narrow is None:
-            y, segments = self.base(x), batch.segments
-        else:
-            group, member = self.group
-            y, segments = group.output(member, x, batch.narrow), batch.wide
-        if segments:
-            apply_lora(x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1]), segments, self.table)
+        if batch is not None and batch.segments:
+            x, out = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
+            segments = batch.segments
+            if self.job is not None and batch.narrow is not None and out.is_contiguous():
+                self.job.add(x, out, batch.narrow)
+                segments = batch.wide
+            apply_lora(x, out, segments, self.table)
         return y

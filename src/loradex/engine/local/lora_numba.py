@@ -26,17 +26,19 @@ SEGMENTS = 3  # how many segments
 SEGMENT = 4  # address of int64 [segments, 3]: first row, end row, slot
 INPUT = 5  # address of the input, [rows, in]
 WIDTH_IN = 6  # in
-PRODUCTS = 7  # address of float32 scratch, [members, rows, RANK]
-ROWS = 8  # rows of the step
-RANK = 9  # largest rank of any adapter in the table
-SLOTS = 10  # how many slots
-TABLE = 11  # address of int64 [members, slots, 3]: address of a [rank, in], of b [rank, out], rank (0: nothing here)
-SCALING = 12  # address of float32 [members, slots]
-MEMBERS = 13  # how many linears read this input
-OUTPUTS = 14  # then for each member: address of its output [rows, out], out
+OUTPUT = 7  # address of the output, [rows, out]
+WIDTH_OUT = 8  # out
+PRODUCTS = 9  # address of float32 scratch, [rows, RANK]
+RANK = 10  # largest rank in the table
+ROWS = 11  # rows of the step
+TABLE = 12  # address of int64 [slots, 3]: address of a [rank, in], of b [rank, out], rank (0: nothing here)
+SCALING = 13  # address of float32 [slots]
+SLOTS = 14  # how many slots
+FIELDS = 15
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 _TILE = 1024  # words of float32 sums that stay in the first-level cache
+_NEAR = 128  # words of a row between two requests for what is read next
 _MATH = {"reassoc", "contract", "nsz", "arcp"}  # no `nnan`, `ninf`: a NaN must stay one
 _AT = types.CPointer(types.int64)
 
@@ -115,6 +117,28 @@ def _add(_: Any, address: Any, count: Any) -> Any:
     return types.int64(types.int64, types.int64), generate
 
 
+@intrinsic
+def _fetch_line(_: Any, address: Any) -> Any:
+    """Ask for the cache line at an address, which need not exist."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        byte = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
+        fetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        builder.call(fetch, [builder.inttoptr(args[0], byte), *(ir.Constant(_I32, n) for n in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@njit
+def _fetch(address: Any, stride: Any, size: Any) -> None:
+    """Ask for `size` bytes of four rows that are `stride` bytes apart: memory works while the sums are made."""
+    for line in range(0, size, 64):
+        for row in range(4):
+            _fetch_line(address + row * stride + line)
+
+
 @njit
 def _round(value: Any) -> Any:
     """Return the bits of a float32 with the upper 16 rounded to the nearest bfloat16, ties to even."""
@@ -125,35 +149,47 @@ def _round(value: Any) -> Any:
 
 
 @njit(fastmath=_MATH)
-def _shrink(x: Any, a: Any, h: Any, ranks: Any, scaling: Any) -> None:
-    """Set `h[:ranks]` to `scaling * a x`; `x` is `[words]`, `a` `[ranks * words]`. Four ranks share what x costs."""
+def _shrink(x: Any, a: Any, h: Any, ranks: Any, scaling: Any, ahead: Any) -> None:
+    """Set `h[:ranks]` to `scaling * a x`; `x` is `[words]`, `a` the address of `[ranks, words]`.
+
+    Four ranks share what reading x costs. `ahead` is the address of what is read after this, 0 to ask for nothing.
+    """
     n = x.size
     k = 0
-    while k + 4 <= ranks:
-        a0, a1, a2, a3 = a[k * n :], a[(k + 1) * n :], a[(k + 2) * n :], a[(k + 3) * n :]
-        s0 = s1 = s2 = s3 = np.float32(0)
-        for j in range(n):
-            low, high = _low(x[j]), _high(x[j])
-            s0 += low * _low(a0[j]) + high * _high(a0[j])
-            s1 += low * _low(a1[j]) + high * _high(a1[j])
-            s2 += low * _low(a2[j]) + high * _high(a2[j])
-            s3 += low * _low(a3[j]) + high * _high(a3[j])
-        h[k], h[k + 1], h[k + 2], h[k + 3] = s0 * scaling, s1 * scaling, s2 * scaling, s3 * scaling
-        k += 4
     while k < ranks:
-        own = a[k * n :]
-        s0 = np.float32(0)
-        for j in range(n):
-            s0 += _low(x[j]) * _low(own[j]) + _high(x[j]) * _high(own[j])
+        count = min(4, ranks - k)
+        after = a + 4 * (k + 4) * n if k + 4 < ranks else ahead
+        s0 = s1 = s2 = s3 = np.float32(0)
+        for first in range(0, n, _NEAR):
+            last = min(first + _NEAR, n)
+            if ahead:
+                _fetch(after + 4 * first, 4 * n, 4 * (last - first))
+            part = x[first:last]
+            own = a + 4 * (k * n + first)
+            if count == 4:
+                a0, a1 = _words(own, n, x[0]), _words(own + 4 * n, n, x[0])
+                a2, a3 = _words(own + 8 * n, n, x[0]), _words(own + 12 * n, n, x[0])
+                for j in range(part.size):
+                    low, high = _low(part[j]), _high(part[j])
+                    s0 += low * _low(a0[j]) + high * _high(a0[j])
+                    s1 += low * _low(a1[j]) + high * _high(a1[j])
+                    s2 += low * _low(a2[j]) + high * _high(a2[j])
+                    s3 += low * _low(a3[j]) + high * _high(a3[j])
+            else:
+                a0 = _words(own, n, x[0])
+                for j in range(part.size):
+                    s0 += _low(part[j]) * _low(a0[j]) + _high(part[j]) * _high(a0[j])
         h[k] = s0 * scaling
-        k += 1
+        if count == 4:
+            h[k + 1], h[k + 2], h[k + 3] = s1 * scaling, s2 * scaling, s3 * scaling
+        k += 4 if count == 4 else 1
 
 
 @njit(fastmath=_MATH)
-def _expand(y: Any, b: Any, width: Any, h: Any, ranks: Any, low: Any, high: Any) -> None:
-    """Add `h b` to the words `y`. `b` begins at their column; its rows are `width` words apart.
+def _expand(y: Any, b: Any, width: Any, h: Any, ranks: Any, low: Any, high: Any, ahead: Any) -> None:
+    """Add `h b` to the words `y`. `b` is the address of their first column; its rows are `width` words apart.
 
-    `low` and `high` are float32 scratch for the first and second values of the words.
+    `low` and `high` are float32 scratch for the first and second values of the words; `ahead` as in `_shrink`.
     """
     n = y.size
     pairs = _values(y[0]) == 2
@@ -162,21 +198,31 @@ def _expand(y: Any, b: Any, width: Any, h: Any, ranks: Any, low: Any, high: Any)
         if pairs:
             high[j] = _high(y[j])
     k = 0
-    while k + 4 <= ranks:
-        h0, h1, h2, h3 = h[k], h[k + 1], h[k + 2], h[k + 3]
-        b0, b1, b2, b3 = b[k * width :], b[(k + 1) * width :], b[(k + 2) * width :], b[(k + 3) * width :]
-        for j in range(n):
-            low[j] += h0 * _low(b0[j]) + h1 * _low(b1[j]) + h2 * _low(b2[j]) + h3 * _low(b3[j])
-            if pairs:
-                high[j] += h0 * _high(b0[j]) + h1 * _high(b1[j]) + h2 * _high(b2[j]) + h3 * _high(b3[j])
-        k += 4
     while k < ranks:
-        own = b[k * width :]
-        for j in range(n):
-            low[j] += h[k] * _low(own[j])
-            if pairs:
-                high[j] += h[k] * _high(own[j])
-        k += 1
+        after = b + 4 * (k + 4) * width if k + 4 < ranks else ahead
+        count = min(4, ranks - k)
+        h0 = h[k]
+        for first in range(0, n, _NEAR):
+            last = min(first + _NEAR, n)
+            if ahead:
+                _fetch(after + 4 * first, 4 * width, 4 * (last - first))
+            own = b + 4 * (k * width + first)
+            lows, highs = low[first:last], high[first:last]
+            b0 = _words(own, width, y[0])
+            if count == 4:
+                h1, h2, h3 = h[k + 1], h[k + 2], h[k + 3]
+                b1, b2 = _words(own + 4 * width, width, y[0]), _words(own + 8 * width, width, y[0])
+                b3 = _words(own + 12 * width, width, y[0])
+                for j in range(lows.size):
+                    lows[j] += h0 * _low(b0[j]) + h1 * _low(b1[j]) + h2 * _low(b2[j]) + h3 * _low(b3[j])
+                    if pairs:
+                        highs[j] += h0 * _high(b0[j]) + h1 * _high(b1[j]) + h2 * _high(b2[j]) + h3 * _high(b3[j])
+            else:
+                for j in range(lows.size):
+                    lows[j] += h0 * _low(b0[j])
+                    if pairs:
+                        highs[j] += h0 * _high(b0[j])
+        k += 4 if count == 4 else 1
     for j in range(n):
         both = (_round(low[j]) >> np.uint32(16)) | (_round(high[j]) & np.uint32(0xFFFF0000))
         y[j] = _either(y[j], low[j], both)
@@ -190,66 +236,67 @@ def _words(address: Any, count: Any, word: Any) -> Any:
 
 @njit
 def _place(job: Any, piece: Any, parts: Any) -> tuple[Any, ...]:
-    """Return member, first row, end row, slot and part of a piece; parts of one segment follow each other."""
-    members = job[MEMBERS]
-    which = piece // parts
-    segment = _words(job[SEGMENT], 3 * job[SEGMENTS], np.int64(0))[3 * (which // members) :]
-    return which % members, segment[0], segment[1], segment[2], piece % parts
+    """Return first row, end row, slot, part, and the slot's table row; parts of one segment follow each other."""
+    segment = _words(job[SEGMENT], 3 * job[SEGMENTS], np.int64(0))[3 * (piece // parts) :]
+    table = _words(job[TABLE], 3 * job[SLOTS], np.int64(0))[3 * segment[2] :]
+    return segment[0], segment[1], segment[2], piece % parts, table
+
+
+@njit
+def _later(job: Any, piece: Any, parts: Any, pair: Any) -> Any:
+    """Return the address of what a later piece reads first, of `a` (0) or `b` (1); its own for the last piece."""
+    piece = min(piece + job[THREADS] * 1, job[SEGMENTS] * parts - 1)
+    return _place(job, piece, parts)[4][pair]
 
 
 @njit
 def _shrink_piece(job: Any, piece: Any, parts: Any, word: Any) -> None:
-    """Compute the products of some ranks of one member, for the rows of one segment."""
-    member, start, end, slot, part = _place(job, piece, parts)
-    at = member * job[SLOTS] + slot
-    table = _words(job[TABLE], 3 * job[SLOTS] * job[MEMBERS], np.int64(0))
-    share = (table[3 * at + 2] + parts - 1) // parts
-    first = min(part * share, table[3 * at + 2])
-    ranks = min(share, table[3 * at + 2] - first)
+    """Compute the products of some ranks, for the rows of one segment."""
+    start, end, slot, part, table = _place(job, piece, parts)
+    share = (table[2] + parts - 1) // parts
+    first = min(part * share, table[2])
+    ranks = min(share, table[2] - first)
     if ranks > 0:
-        scaling = _words(job[SCALING], job[SLOTS] * job[MEMBERS], np.float32(0))[at]
+        scaling = _words(job[SCALING], job[SLOTS], np.float32(0))[slot]
         width = job[WIDTH_IN] // _values(word)
         x = _words(job[INPUT], end * width, word)
-        h = _words(job[PRODUCTS], job[MEMBERS] * job[ROWS] * job[RANK], np.float32(0))
-        a = _words(table[3 * at], (first + ranks) * width, word)[first * width :]
+        h = _words(job[PRODUCTS], job[ROWS] * job[RANK], np.float32(0))
+        ahead = _later(job, piece, parts, 0)
         for row in range(start, end):
-            own = h[(member * job[ROWS] + row) * job[RANK] + first :]
-            _shrink(x[row * width : (row + 1) * width], a, own, ranks, scaling)
+            own = h[row * job[RANK] + first :]
+            _shrink(x[row * width : (row + 1) * width], table[0] + 4 * first * width, own, ranks, scaling, ahead)
+            ahead = 0
 
 
 @njit
 def _expand_piece(job: Any, piece: Any, parts: Any, low: Any, high: Any, word: Any) -> None:
-    """Add the products of one member to some columns of its output, in the rows of one segment."""
-    member, start, end, slot, part = _place(job, piece, parts)
-    at = member * job[SLOTS] + slot
-    table = _words(job[TABLE], 3 * job[SLOTS] * job[MEMBERS], np.int64(0))
-    ranks = table[3 * at + 2]
-    if ranks > 0:
-        width = job[OUTPUTS + 2 * member + 1] // _values(word)
-        y = _words(job[OUTPUTS + 2 * member], end * width, word)
-        h = _words(job[PRODUCTS], job[MEMBERS] * job[ROWS] * job[RANK], np.float32(0))
-        b = _words(table[3 * at + 1], ranks * width, word)
+    """Add the products to some columns of the output, in the rows of one segment."""
+    start, end, _, part, table = _place(job, piece, parts)
+    if table[2] > 0:
+        width = job[WIDTH_OUT] // _values(word)
+        y = _words(job[OUTPUT], end * width, word)
+        h = _words(job[PRODUCTS], job[ROWS] * job[RANK], np.float32(0))
         share = (width + parts - 1) // parts
         first = part * share
         last = min(first + share, width)
         while first < last:
             until = min(first + _TILE, last)
+            ahead = table[1] + 4 * until if until < last else _later(job, piece, parts, 1)
             for row in range(start, end):
-                own = h[(member * job[ROWS] + row) * job[RANK] :]
-                _expand(y[row * width + first : row * width + until], b[first:], width, own, ranks, low, high)
+                own, out = h[row * job[RANK] :], y[row * width + first : row * width + until]
+                _expand(out, table[1] + 4 * first, width, own, table[2], low, high, ahead)
+                ahead = 0
             first = until
 
 
 @njit
 def _run(pointer: Any, word: Any) -> None:
     """Take pieces until none is left: first those of the shrink, then, once all of these are done, of the expand."""
-    job = carray(pointer, (OUTPUTS,))
+    job = carray(pointer, (FIELDS,))
     here = _address(pointer)
-    count = job[SEGMENTS] * job[MEMBERS]
     # Enough pieces that no thread is left with much to do while the others are done.
-    parts = 1 if job[THREADS] == 1 or count >= 4 * job[THREADS] else 4
-    count *= parts
-    outputs = carray(pointer, (OUTPUTS + 2 * job[MEMBERS],))
+    parts = 1 if job[THREADS] == 1 or job[SEGMENTS] >= 4 * job[THREADS] else 4
+    count = job[SEGMENTS] * parts
     low, high = np.empty(_TILE, np.float32), np.empty(_TILE, np.float32)
     piece = _add(here, 1)
     while piece < count:
@@ -259,7 +306,7 @@ def _run(pointer: Any, word: Any) -> None:
     while piece < 2 * count:
         while _add(here + 8 * SHRUNK, 0) < count:
             pass
-        _expand_piece(outputs, piece - count, parts, low, high, word)
+        _expand_piece(job, piece - count, parts, low, high, word)
         piece = _add(here, 1)
 
 

@@ -29,8 +29,7 @@ PATTERNS = ["*.json", "*.safetensors", "tokenizer*", "*.jinja", "*.model"]
 class BaseModel:
     """A loaded model and what the engine needs to run it.
 
-    `linears` holds, by module path, every linear that adapters may target; `inputs` the same paths, those side by side
-    that get the same input. `reference` are the logits
+    `linears` holds, by module path, every linear that adapters may target. `reference` are the logits
     `[rows, vocabulary]` that plain transformers gives for the tokens `probe`, against which the engine checks itself.
     """
 
@@ -40,7 +39,6 @@ class BaseModel:
     step: Step
     attention: PagedAttention
     linears: dict[str, LoraLinear]
-    inputs: list[list[str]]
     probe: list[int]
     reference: torch.Tensor
     dtype: torch.dtype
@@ -102,20 +100,9 @@ def load(config: EngineConfig, folder: Path, device: torch.device) -> BaseModel:
     attention = PagedAttention(step)
     attention.attach(module)
     module.set_attn_implementation(NAME)
-    inputs = _observe(module, probe, device, linears)
+    _observe(module, probe, device, linears)
     return BaseModel(
-        module=module,
-        config=module.config,
-        folder=folder,
-        step=step,
-        attention=attention,
-        linears=linears,
-        inputs=inputs,
-        probe=probe,
-        reference=reference,
-        dtype=module.dtype,
-        device=device,
-        vocab_size=vocab_size,
+        module, module.config, folder, step, attention, linears, probe, reference, module.dtype, device, vocab_size
     )
 
 
@@ -158,12 +145,8 @@ def _swap_linears(module: PreTrainedModel, slots: int, step: Step) -> dict[str, 
     return wrapped
 
 
-def _observe(
-    module: nn.Module, probe: list[int], device: torch.device, linears: dict[str, LoraLinear]
-) -> list[list[str]]:
+def _observe(module: nn.Module, probe: list[int], device: torch.device, linears: dict[str, LoraLinear]) -> None:
     """Run once to learn the cache's shapes, and drop from `linears` what cannot carry adapters.
-
-    Returns the paths of the others, those side by side that got the same tensor with nothing written to it in between.
 
     A linear that is skipped, called twice or given only some rows (a routed expert, a vision tower) would apply an
     adapter wrongly or not at all, so adapters that target it are refused.
@@ -171,22 +154,17 @@ def _observe(
     for linear in linears.values():
         linear.seen = []
     try:
-        with torch.no_grad():  # tensors of the inference mode do not count what is written to them
+        with torch.inference_mode():
             _forward(module, probe, device)
     except (AttributeError, TypeError, RuntimeError, ValueError) as error:
         raise ConfigInvalid(
             f"{type(module).__name__} does not run on the local engine: {error}",
             hint="Use a model whose attention goes through the attention interface of transformers",
         ) from error
-    inputs: dict[tuple[int, int], list[str]] = {}
-    seen = {name: linear.seen for name, linear in linears.items()}  # keeps the tensors, so that their ids stay theirs
-    for name, calls in seen.items():
-        linears[name].seen = None
-        if [x.numel() // x.shape[-1] for x, _ in calls] == [len(probe)]:
-            inputs.setdefault((id(calls[0][0]), calls[0][1]), []).append(name)
-        else:
-            del linears[name]
-    return list(inputs.values())
+    for name in [name for name, linear in linears.items() if linear.seen != [len(probe)]]:
+        del linears[name]
+    for linear in linears.values():
+        linear.seen = None
 
 
 def _shape(linear: nn.Module) -> LinearShape:

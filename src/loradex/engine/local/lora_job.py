@@ -1,0 +1,62 @@
+"""The job of one linear for the LoRA kernel: its table of adapters, and what changes with each call."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from loradex.engine.local import lora_numba as field
+from loradex.engine.local.batch import Narrow
+from loradex.engine.local.lora import LoraPair
+from loradex.engine.local.team import Team
+
+KERNELS = {torch.bfloat16: field.bf16, torch.float32: field.fp32}
+"""By the dtype of inputs, outputs and adapters."""
+
+
+class LoraJob:
+    """Adds narrow segments' products to one linear's output.
+
+    Adapters are read where they lie: the table holds addresses, so whoever sets a pair keeps its tensors alive.
+    """
+
+    def __init__(self, in_features: int, out_features: int, slots: int, dtype: torch.dtype) -> None:
+        self.calls = 0
+        self._team = Team(KERNELS[dtype].address)
+        self._table = np.zeros((slots, 3), np.int64)
+        self._scaling = np.zeros(slots, np.float32)
+        self._products = np.zeros(0, np.float32)
+        self._fields = np.zeros(field.FIELDS, np.int64)
+        self._address = self._fields.ctypes.data
+        own = self._fields
+        own[field.WIDTH_IN], own[field.WIDTH_OUT], own[field.SLOTS] = in_features, out_features, slots
+        own[field.TABLE], own[field.SCALING] = self._table.ctypes.data, self._scaling.ctypes.data
+        self._rank = 0
+
+    def put(self, slot: int, pair: LoraPair | None) -> None:
+        """Set or clear what a slot holds."""
+        if pair is None:
+            self._table[slot] = 0
+        else:
+            self._table[slot] = pair.a.data_ptr(), pair.b.data_ptr(), pair.a.shape[0]
+            self._scaling[slot] = pair.scaling
+        self._rank = int(self._table[:, 2].max())
+        self._fields[field.RANK] = self._rank
+
+    def add(self, x: torch.Tensor, y: torch.Tensor, narrow: Narrow) -> None:
+        """Add the products of the narrow segments to `y` (`[rows, out_features]`, contiguous), in place.
+
+        `x` is `[rows, in_features]`.
+        """
+        if not self._rank:
+            return
+        x = x.contiguous()
+        own, rows = self._fields, x.shape[0]
+        if rows * self._rank > self._products.size:
+            self._products = np.zeros(rows * self._rank, np.float32)
+            own[field.PRODUCTS] = self._products.ctypes.data
+        own[field.TAKEN] = own[field.SHRUNK] = 0
+        own[field.SEGMENTS], own[field.SEGMENT], own[field.ROWS] = narrow.count, narrow.address, rows
+        own[field.INPUT], own[field.OUTPUT], own[field.THREADS] = x.data_ptr(), y.data_ptr(), self._team.size
+        self.calls += 1
+        self._team.together(self._address)
