@@ -19,7 +19,7 @@ from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic
 
 # The fields of a job. A change here must stay in this file: the cache on disk looks at no other.
-TAKEN = 0  # pieces taken so far; 0 at the start
+TAKEN = 0  # pieces taken so far; 0 at the start, and the first field
 SHRUNK = 1  # pieces of the shrink that are done; 0 at the start
 THREADS = 2  # how many threads run the job
 SEGMENTS = 3  # how many segments
@@ -40,79 +40,57 @@ _I32, _I64 = ir.IntType(32), ir.IntType(64)
 _TILE = 1024  # words of float32 sums that stay in the first-level cache
 _NEAR = 128  # words of a row between two requests for what is read next
 _MATH = {"reassoc", "contract", "nsz", "arcp"}  # no `nnan`, `ninf`: a NaN must stay one
-_AT = types.CPointer(types.int64)
 
 
 @intrinsic
 def _low(_: Any, word: Any) -> Any:
     """Return the first value of a word as float32."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        if word == types.float32:
-            return args[0]
-        return builder.bitcast(builder.shl(args[0], ir.Constant(_I32, 16)), ir.FloatType())
-
-    return types.float32(word), generate
+    if word == types.float32:
+        return types.float32(word), lambda c, b, s, args: args[0]
+    return types.float32(word), lambda c, b, s, args: b.bitcast(b.shl(args[0], _I32(16)), ir.FloatType())
 
 
 @intrinsic
 def _high(_: Any, word: Any) -> Any:
     """Return the second value of a word as float32; 0 where there is none."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        if word == types.float32:
-            return ir.Constant(ir.FloatType(), 0.0)
-        return builder.bitcast(builder.and_(args[0], ir.Constant(_I32, 0xFFFF0000)), ir.FloatType())
-
-    return types.float32(word), generate
+    if word == types.float32:
+        return types.float32(word), lambda c, b, s, args: ir.FloatType()(0.0)
+    return types.float32(word), lambda c, b, s, args: b.bitcast(b.and_(args[0], _I32(0xFFFF0000)), ir.FloatType())
 
 
 @intrinsic
 def _values(_: Any, word: Any) -> Any:
     """Return how many values a word holds, known when compiled."""
     count = 1 if word == types.float32 else 2
-    return types.int64(word), lambda context, builder, signature, args: ir.Constant(_I64, count)
+    return types.int64(word), lambda c, b, s, args: _I64(count)
 
 
 @intrinsic
 def _bits(_: Any, value: Any) -> Any:
     """Return the bits of a float32."""
-    return types.uint32(types.float32), lambda context, builder, signature, args: builder.bitcast(args[0], _I32)
+    return types.uint32(types.float32), lambda c, b, s, args: b.bitcast(args[0], _I32)
 
 
 @intrinsic
 def _either(_: Any, word: Any, one: Any, other: Any) -> Any:
     """Return `one` if words are float32, else `other`."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return args[1] if word == types.float32 else args[2]
-
-    return word(word, types.float32, types.uint32), generate
+    chosen = 1 if word == types.float32 else 2
+    return word(word, types.float32, types.uint32), lambda c, b, s, args: args[chosen]
 
 
 @intrinsic
 def _at(_: Any, address: Any, word: Any) -> Any:
     """Return a pointer to values of the type of `word`."""
     pointer = types.CPointer(word)
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], context.get_value_type(pointer))
-
-    return pointer(types.int64, word), generate
-
-
-@intrinsic
-def _address(_: Any, pointer: Any) -> Any:
-    """Return the address that a pointer holds."""
-    return types.int64(pointer), lambda context, builder, signature, args: builder.ptrtoint(args[0], _I64)
+    return pointer(types.int64, word), lambda c, b, s, args: b.inttoptr(args[0], c.get_value_type(pointer))
 
 
 @intrinsic
 def _add(_: Any, address: Any, count: Any) -> Any:
     """Add to an int64 that other threads add to as well; return what it was."""
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.atomic_rmw("add", builder.inttoptr(args[0], _I64.as_pointer()), args[1], "seq_cst")
+    def generate(c: Any, b: Any, s: Any, args: Any) -> Any:
+        return b.atomic_rmw("add", b.inttoptr(args[0], _I64.as_pointer()), args[1], "seq_cst")
 
     return types.int64(types.int64, types.int64), generate
 
@@ -121,12 +99,12 @@ def _add(_: Any, address: Any, count: Any) -> Any:
 def _fetch_line(_: Any, address: Any) -> Any:
     """Ask for the cache line at an address, which need not exist."""
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def generate(c: Any, b: Any, s: Any, args: Any) -> Any:
         byte = ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
-        fetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
-        builder.call(fetch, [builder.inttoptr(args[0], byte), *(ir.Constant(_I32, n) for n in (0, 3, 1))])
-        return context.get_dummy_value()
+        fetch = b.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        b.call(fetch, [b.inttoptr(args[0], byte), _I32(0), _I32(3), _I32(1)])
+        return c.get_dummy_value()
 
     return types.void(types.int64), generate
 
@@ -245,7 +223,7 @@ def _place(job: Any, piece: Any, parts: Any) -> tuple[Any, ...]:
 @njit
 def _later(job: Any, piece: Any, parts: Any, pair: Any) -> Any:
     """Return the address of what a later piece reads first, of `a` (0) or `b` (1); its own for the last piece."""
-    piece = min(piece + job[THREADS] * 1, job[SEGMENTS] * parts - 1)
+    piece = min(piece + job[THREADS], job[SEGMENTS] * parts - 1)
     return _place(job, piece, parts)[4][pair]
 
 
@@ -290,33 +268,32 @@ def _expand_piece(job: Any, piece: Any, parts: Any, low: Any, high: Any, word: A
 
 
 @njit
-def _run(pointer: Any, word: Any) -> None:
+def _run(address: Any, word: Any) -> None:
     """Take pieces until none is left: first those of the shrink, then, once all of these are done, of the expand."""
-    job = carray(pointer, (FIELDS,))
-    here = _address(pointer)
+    job = _words(address, FIELDS, np.int64(0))
     # Enough pieces that no thread is left with much to do while the others are done.
     parts = 1 if job[THREADS] == 1 or job[SEGMENTS] >= 4 * job[THREADS] else 4
     count = job[SEGMENTS] * parts
     low, high = np.empty(_TILE, np.float32), np.empty(_TILE, np.float32)
-    piece = _add(here, 1)
+    piece = _add(address, 1)
     while piece < count:
         _shrink_piece(job, piece, parts, word)
-        _add(here + 8 * SHRUNK, 1)
-        piece = _add(here, 1)
+        _add(address + 8 * SHRUNK, 1)
+        piece = _add(address, 1)
     while piece < 2 * count:
-        while _add(here + 8 * SHRUNK, 0) < count:
+        while _add(address + 8 * SHRUNK, 0) < count:
             pass
         _expand_piece(job, piece - count, parts, low, high, word)
-        piece = _add(here, 1)
+        piece = _add(address, 1)
 
 
-@cfunc(types.void(_AT), cache=True)
-def bf16(job: Any) -> None:
+@cfunc(types.void(types.int64), cache=True)
+def bf16(address: Any) -> None:
     """Run a job whose inputs, outputs and adapters are bfloat16."""
-    _run(job, np.uint32(0))
+    _run(address, np.uint32(0))
 
 
-@cfunc(types.void(_AT), cache=True)
-def fp32(job: Any) -> None:
+@cfunc(types.void(types.int64), cache=True)
+def fp32(address: Any) -> None:
     """Run a job whose inputs, outputs and adapters are float32."""
-    _run(job, np.float32(0))
+    _run(address, np.float32(0))

@@ -15,7 +15,7 @@ from loradex.engine.local.plan import Chunk, StepPlan
 from loradex.engine.local.sampler import Choice, sample
 from loradex.engine.local.slots import Slots
 
-NARROW = 4
+NARROW = 16
 """Rows up to which a segment is the LoRA kernel's; beyond, two matrix products are faster."""
 
 
