@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -51,12 +52,16 @@ class Decodes:
 
 
 class Narrow:
-    """Segments of few rows, as the LoRA kernel reads them: int64 `[count, 3]` of first row, end row and slot."""
+    """Segments of few rows, as the LoRA kernel reads them: int64 `[count, 4]`, see `SEGMENT` in `lora_numba`."""
 
     def __init__(self, segments: Sequence[Segment]) -> None:
+        before = [0, *accumulate(segment.end - segment.start for segment in segments)]
         self.count = len(segments)
-        self._rows = np.array([(segment.start, segment.end, segment.slot) for segment in segments], np.int64)
-        self.address: int = self._rows.ctypes.data
+        self.rows = before.pop()
+        self._segments = np.array(
+            [(s.start, s.end, s.slot, n) for s, n in zip(segments, before, strict=True)], np.int64
+        )
+        self.address: int = self._segments.ctypes.data
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,10 @@ KERNELS = {torch.bfloat16: field.bf16, torch.float32: field.fp32}
 """By the dtype of inputs, outputs and adapters."""
 
 
+TOGETHER = 4
+"""Rows from which on a second thread brings more than it costs to wake."""
+
+
 class LoraJob:
     """Adds narrow segments' products to one linear's output.
 
@@ -51,12 +55,17 @@ class LoraJob:
         if not self._rank:
             return
         x = x.contiguous()
-        own, rows = self._fields, x.shape[0]
-        if rows * self._rank > self._products.size:
-            self._products = np.zeros(rows * self._rank, np.float32)
+        own, room = self._fields, narrow.rows * self._rank
+        if room > self._products.size:
+            self._products = np.zeros(room, np.float32)
             own[field.PRODUCTS] = self._products.ctypes.data
         own[field.TAKEN] = own[field.SHRUNK] = 0
-        own[field.SEGMENTS], own[field.SEGMENT], own[field.ROWS] = narrow.count, narrow.address, rows
-        own[field.INPUT], own[field.OUTPUT], own[field.THREADS] = x.data_ptr(), y.data_ptr(), self._team.size
+        own[field.SEGMENTS], own[field.SEGMENT], own[field.ROWS] = narrow.count, narrow.address, narrow.rows
+        own[field.INPUT], own[field.OUTPUT] = x.data_ptr(), y.data_ptr()
         self.calls += 1
-        self._team.together(self._address)
+        if narrow.rows < TOGETHER:
+            own[field.THREADS] = 1
+            self._team.alone(self._address)
+        else:
+            own[field.THREADS] = self._team.size
+            self._team.together(self._address)

@@ -23,14 +23,14 @@ TAKEN = 0  # pieces taken so far; 0 at the start, and the first field
 SHRUNK = 1  # pieces of the shrink that are done; 0 at the start
 THREADS = 2  # how many threads run the job
 SEGMENTS = 3  # how many segments
-SEGMENT = 4  # address of int64 [segments, 3]: first row, end row, slot
+SEGMENT = 4  # address of int64 [segments, 4]: first row, end row, slot, rows of the segments before
 INPUT = 5  # address of the input, [rows, in]
 WIDTH_IN = 6  # in
 OUTPUT = 7  # address of the output, [rows, out]
 WIDTH_OUT = 8  # out
 PRODUCTS = 9  # address of float32 scratch, [rows, RANK]
 RANK = 10  # largest rank in the table
-ROWS = 11  # rows of the step
+ROWS = 11  # rows of all segments
 TABLE = 12  # address of int64 [slots, 3]: address of a [rank, in], of b [rank, out], rank (0: nothing here)
 SCALING = 13  # address of float32 [slots]
 SLOTS = 14  # how many slots
@@ -214,23 +214,23 @@ def _words(address: Any, count: Any, word: Any) -> Any:
 
 @njit
 def _place(job: Any, piece: Any, parts: Any) -> tuple[Any, ...]:
-    """Return first row, end row, slot, part, and the slot's table row; parts of one segment follow each other."""
-    segment = _words(job[SEGMENT], 3 * job[SEGMENTS], np.int64(0))[3 * (piece // parts) :]
+    """Return first row, end row, slot, place of products, part and the slot's table row; a segment's parts are neighbours."""
+    segment = _words(job[SEGMENT], 4 * job[SEGMENTS], np.int64(0))[4 * (piece // parts) :]
     table = _words(job[TABLE], 3 * job[SLOTS], np.int64(0))[3 * segment[2] :]
-    return segment[0], segment[1], segment[2], piece % parts, table
+    return segment[0], segment[1], segment[2], segment[3] * job[RANK], piece % parts, table
 
 
 @njit
 def _later(job: Any, piece: Any, parts: Any, pair: Any) -> Any:
     """Return the address of what a later piece reads first, of `a` (0) or `b` (1); its own for the last piece."""
     piece = min(piece + job[THREADS], job[SEGMENTS] * parts - 1)
-    return _place(job, piece, parts)[4][pair]
+    return _place(job, piece, parts)[5][pair]
 
 
 @njit
 def _shrink_piece(job: Any, piece: Any, parts: Any, word: Any) -> None:
     """Compute the products of some ranks, for the rows of one segment."""
-    start, end, slot, part, table = _place(job, piece, parts)
+    start, end, slot, place, part, table = _place(job, piece, parts)
     share = (table[2] + parts - 1) // parts
     first = min(part * share, table[2])
     ranks = min(share, table[2] - first)
@@ -238,10 +238,10 @@ def _shrink_piece(job: Any, piece: Any, parts: Any, word: Any) -> None:
         scaling = _words(job[SCALING], job[SLOTS], np.float32(0))[slot]
         width = job[WIDTH_IN] // _values(word)
         x = _words(job[INPUT], end * width, word)
-        h = _words(job[PRODUCTS], job[ROWS] * job[RANK], np.float32(0))
+        h = _words(job[PRODUCTS], job[ROWS] * job[RANK], np.float32(0))[place:]
         ahead = _later(job, piece, parts, 0)
         for row in range(start, end):
-            own = h[row * job[RANK] + first :]
+            own = h[(row - start) * job[RANK] + first :]
             _shrink(x[row * width : (row + 1) * width], table[0] + 4 * first * width, own, ranks, scaling, ahead)
             ahead = 0
 
@@ -249,11 +249,11 @@ def _shrink_piece(job: Any, piece: Any, parts: Any, word: Any) -> None:
 @njit
 def _expand_piece(job: Any, piece: Any, parts: Any, low: Any, high: Any, word: Any) -> None:
     """Add the products to some columns of the output, in the rows of one segment."""
-    start, end, _, part, table = _place(job, piece, parts)
+    start, end, _, place, part, table = _place(job, piece, parts)
     if table[2] > 0:
         width = job[WIDTH_OUT] // _values(word)
         y = _words(job[OUTPUT], end * width, word)
-        h = _words(job[PRODUCTS], job[ROWS] * job[RANK], np.float32(0))
+        h = _words(job[PRODUCTS], job[ROWS] * job[RANK], np.float32(0))[place:]
         share = (width + parts - 1) // parts
         first = part * share
         last = min(first + share, width)
@@ -261,7 +261,7 @@ def _expand_piece(job: Any, piece: Any, parts: Any, low: Any, high: Any, word: A
             until = min(first + _TILE, last)
             ahead = table[1] + 4 * until if until < last else _later(job, piece, parts, 1)
             for row in range(start, end):
-                own, out = h[row * job[RANK] :], y[row * width + first : row * width + until]
+                own, out = h[(row - start) * job[RANK] :], y[row * width + first : row * width + until]
                 _expand(out, table[1] + 4 * first, width, own, table[2], low, high, ahead)
                 ahead = 0
             first = until

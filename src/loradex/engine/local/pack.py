@@ -26,7 +26,7 @@ from loradex.adapters.adapter import Adapter
 from loradex.engine.local.lora import LoraPair
 from loradex.engine.local.weights import stored_pairs
 
-LAYOUT = 1
+LAYOUT = 2
 """Goes up whenever `lay` or the header changes; packs of other layouts are not looked at."""
 
 SLICE_VALUES = 1 << 15
@@ -45,8 +45,8 @@ class BadPack(Exception):
 
 
 def lay(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return views of a stored pair, `[rank, in]` and `[out, rank]`, as a `LoraPair` wants them."""
-    return a, b
+    """Return views of a stored pair, `[rank, in]` and `[out, rank]`, as a `LoraPair` wants them: both by rank."""
+    return a, b.t()
 
 
 def write_pack(file: BinaryIO, adapter: Adapter, dtype: torch.dtype, rest: Rest) -> None:

@@ -7,6 +7,7 @@ for the next one. OpenMP's compilers call `GOMP_parallel`; so do we, in the libr
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -17,6 +18,8 @@ import torch
 @cache
 def _parallel() -> Callable[..., Any] | None:
     """Return OpenMP's entry, as torch itself finds it; None where torch runs on other threads."""
+    if sys.platform == "win32":
+        return None
     parallel = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
     if parallel is not None:
         parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
