@@ -214,7 +214,7 @@ def _words(address: Any, count: Any, word: Any) -> Any:
 
 @njit
 def _place(job: Any, piece: Any, parts: Any) -> tuple[Any, ...]:
-    """Return first row, end row, slot, place of products, part and the slot's table row; a segment's parts are neighbours."""
+    """Return first row, end row, slot, place of products, part, table row; parts of one segment are neighbours."""
     segment = _words(job[SEGMENT], 4 * job[SEGMENTS], np.int64(0))[4 * (piece // parts) :]
     table = _words(job[TABLE], 3 * job[SLOTS], np.int64(0))[3 * segment[2] :]
     return segment[0], segment[1], segment[2], segment[3] * job[RANK], piece % parts, table
