@@ -26,7 +26,7 @@ from loradex.adapters.adapter import Adapter
 from loradex.engine.local.lora import LoraPair
 from loradex.engine.local.weights import stored_pairs
 
-LAYOUT = 2
+LAYOUT = 1
 """Goes up whenever `lay` or the header changes; packs of other layouts are not looked at."""
 
 SLICE_VALUES = 1 << 15
