@@ -45,7 +45,7 @@ async def test_nothing_is_mixed_lost_or_left(
     report = await stress(engine, Registry(tmp_path / "home"), tmp_path, seed=seed, immediate=immediate)
     stats = seen["stats"]
     assert stats.blocks_free == stats.blocks_total
-    assert report.counts["answered"] > 20
-    assert report.counts["replaced"] > 20
+    assert report.counts["answered"] > 5
+    assert report.counts["replaced"] > 10
     assert report.counts["evictions"] > 0
     assert immediate == 0 or report.counts["switched"] > 0
