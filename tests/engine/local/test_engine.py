@@ -223,6 +223,23 @@ async def test_a_loop_that_breaks_leaves_nobody_waiting(llama, running: Running,
             engine.stats()
 
 
+async def test_a_request_that_comes_as_the_loop_ends_is_told_so(llama, running: Running) -> None:
+    async with running(llama) as engine:
+        loop = engine._loop
+        loop._inbox.put((loop._stop, None))
+        with pytest.raises(EngineStopped):
+            await asyncio.wait_for(drain(engine, GenerateRequest("r", PROMPT, Sampling(max_tokens=5))), 30)
+        # What reaches the inbox after its last look is taken in all the same.
+        await until(lambda: not loop.alive)
+        told = []
+        loop._post = told.extend
+        loop._jobs.clear()
+        loop._inbox.put((lambda: loop._jobs.update(late=None), None))
+        loop._take_rest()
+        loop._dismiss(EngineStopped("over"))
+        assert [key for key, _ in told] == ["late"]
+
+
 async def test_a_load_that_nobody_waits_for_any_more_harms_nothing(llama, running: Running) -> None:
     async with running(llama, max_loras=3) as engine:
         await engine.unload(llama.adapters[2].digest)

@@ -241,8 +241,9 @@ def _device(name: str) -> torch.device:
 def _end_tokens(model: BaseModel, text: Text) -> tuple[int, ...]:
     """Return the tokens that end an answer, the tokenizer's own first."""
     configured = model.module.generation_config.eos_token_id
+    known = range(model.vocab_size)
     others = configured if isinstance(configured, list) else [configured]
-    return tuple(dict.fromkeys(token for token in (text.tokenizer.eos_token_id, *others) if token is not None))
+    return tuple(dict.fromkeys(token for token in (text.tokenizer.eos_token_id, *others) if token in known))
 
 
 def _make_blocks(config: EngineConfig, model: BaseModel) -> tuple[Blocks, int]:

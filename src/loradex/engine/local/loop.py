@@ -134,8 +134,14 @@ class Loop:
             # Not a step but the loop itself: nobody may wait for an answer that will never come.
             log.exception("the engine's loop failed")
             reason = EngineFailed(f"The engine failed: {error}", hint="Restart the server, and report the message")
+        self._dismiss(reason)
+        self._take_rest()
+        self._dismiss(reason)
+
+    def _dismiss(self, reason: LoradexError) -> None:
+        """Tell every request why it ends, and forget it: what the scheduler holds may be broken."""
         self._post([(key, reason) for key in self._jobs])
-        self._refuse_rest()
+        self._jobs.clear()
 
     def _receive(self, *, block: bool) -> None:
         """Do what the inbox asks for; wait for the first message if there is nothing else to do."""
@@ -162,14 +168,16 @@ class Loop:
         if answer is not None:
             answer.set_result(result)
 
-    def _refuse_rest(self) -> None:
-        """Answer what still lies in the inbox of a loop that has ended."""
+    def _take_rest(self) -> None:
+        """Refuse what still lies in the inbox of a loop that has ended, and take the requests in, to be told so."""
         while True:
             try:
-                _, answer = self._inbox.get(block=False)
+                act, answer = self._inbox.get(block=False)
             except queue.Empty:
                 return
-            if answer is not None and answer.set_running_or_notify_cancel():
+            if answer is None:
+                act()
+            elif answer.set_running_or_notify_cancel():
                 answer.set_exception(EngineStopped("The engine was stopped"))
 
     def _step(self) -> list[tuple[str, Message]]:

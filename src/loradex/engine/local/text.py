@@ -49,7 +49,6 @@ class Text:
         self.tokenizer = tokenizer
         self.vocab_size = vocab_size
         self.fast: Tokenizer = tokenizer.backend_tokenizer
-        self.special_ids = frozenset(tokenizer.all_special_ids)
 
     @property
     def has_chat_template(self) -> bool:
