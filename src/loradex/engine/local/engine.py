@@ -33,6 +33,7 @@ from loradex.engine.local.scheduler import Scheduler
 from loradex.engine.local.selfcheck import check
 from loradex.engine.local.sequence import Sequence as Answer
 from loradex.engine.local.slots import Slots
+from loradex.engine.local.team import dismiss
 from loradex.engine.local.text import Text
 from loradex.engine.local.weights import size
 from loradex.errors import ConfigInvalid, EngineStopped
@@ -194,6 +195,7 @@ class LocalEngine:
         runner = Runner(self._model, Slots(self.config.max_loras), blocks.size, self._eos, compiled)
         tell("self-check", 0.9)
         check(runner)
+        dismiss()  # from here on the engine's own thread computes
         self._info = self._describe(folder, max_len)
         scheduler = Scheduler(
             blocks,

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import torch
 
+from loradex.engine.local.team import dismiss
+
 BLOCK_BYTES = 256 << 20
 """Far more than any cache of a CPU holds; a GPU, which reads so much in microseconds, gets a multiple."""
 
@@ -65,4 +67,5 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
             began = time.perf_counter()
             run()
             times.append(time.perf_counter() - began)
+    dismiss()  # an engine in this process needs the cores' attention for its own
     return min(times)

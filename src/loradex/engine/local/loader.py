@@ -15,6 +15,7 @@ from loradex.adapters.adapter import Adapter
 from loradex.adapters.packs import PackFolder
 from loradex.engine.local.lora import LoraPair
 from loradex.engine.local.pack import BadPack, open_pack, pack_name, write_pack
+from loradex.engine.local.team import alone
 from loradex.engine.local.weights import read_pairs
 from loradex.errors import AdapterDamaged
 
@@ -42,7 +43,7 @@ class Loader:
         self._packs = packs
         self._busy = busy
         # Two, so that a load does not wait while a new pack is written through to the disk.
-        self._threads = ThreadPoolExecutor(2, "loradex-loader")
+        self._threads = ThreadPoolExecutor(2, "loradex-loader", initializer=alone)
 
     async def load(self, adapter: Adapter) -> dict[str, LoraPair]:
         """Return the pairs of an adapter by module path.

@@ -1,7 +1,11 @@
-"""Torch's own threads, for compiled functions that are not torch's.
+"""Torch's own threads: shared with compiled functions that are not torch's, and kept to one owner.
 
 A second pool would fight with torch's for the cores: after each operation a pool's threads spin for a while, waiting
 for the next one. OpenMP's compilers call `GOMP_parallel`; so do we, in the library that torch has loaded.
+
+Each thread that computes together with others has helpers of its own in that library, and keeps them. Once all of them
+are more than the cores, helpers no longer spin but sleep, and must be woken for every operation: a step of one row took
+1.25 times as long. So only the engine's thread may keep helpers; others work `alone`, or `dismiss` theirs.
 """
 
 from __future__ import annotations
@@ -15,16 +19,39 @@ from typing import Any
 import torch
 
 
+_PAUSE_SOFT = 1
+"""Give the threads back, keep the settings (`omp_pause_soft`, OpenMP 5.0 section 3.2.44)."""
+
+
+def alone() -> None:
+    """Let this thread compute without helpers from now on."""
+    set_threads = _openmp("omp_set_num_threads", None, ctypes.c_int)
+    if set_threads is not None:
+        # Torch sets the number once for each thread, when first asked; what is set before that is lost.
+        torch.get_num_threads()
+        set_threads(1)
+
+
+def dismiss() -> None:
+    """Give back the helpers of this thread; its next operation on many values starts them again."""
+    pause = _openmp("omp_pause_resource_all", ctypes.c_int, ctypes.c_int)
+    if pause is not None:
+        pause(_PAUSE_SOFT)
+
+
 @cache
-def _parallel() -> Callable[..., Any] | None:
-    """Return OpenMP's entry, as torch itself finds it; None where torch runs on other threads."""
+def _openmp(name: str, result: Any, *arguments: Any) -> Callable[..., Any] | None:
+    """Return a function of OpenMP's library, as torch itself finds it; None where torch runs on other threads."""
     if sys.platform == "win32":
         return None
-    parallel = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
-    if parallel is not None:
-        parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-        parallel.restype = None
-    return parallel
+    function = getattr(ctypes.CDLL(None), name, None)
+    if function is not None:
+        function.argtypes, function.restype = list(arguments), result
+    return function
+
+
+def _parallel() -> Callable[..., Any] | None:
+    return _openmp("GOMP_parallel", None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
 
 
 class Team:
