@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-
 _PAUSE_SOFT = 1
 """Give the threads back, keep the settings (`omp_pause_soft`, OpenMP 5.0 section 3.2.44)."""
 
