@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from loradex.adapters.read import read_adapter
 from loradex.errors import (
     AdapterInvalid,
     AdapterNotFound,
@@ -25,6 +26,23 @@ async def test_add_makes_it_resident_unless_told_otherwise(deck: Deck) -> None:
     assert deck.resident() == {change.ref.digest}
     (entry,) = await deck.service.adapters.history("medical")
     assert (entry.actor, entry.action, entry.to_version) == ("ann", "add", 1)
+
+
+@pytest.mark.parametrize("load", [True, False])
+async def test_add_prepares_it_for_the_engine(deck: Deck, load: bool) -> None:
+    told: list[float] = []
+    digest = await deck.add("medical", 1, load=load, progress=lambda stage, share: told.append(share))
+    assert deck.engine.prepared == {digest}
+    assert told == [1.0]
+
+
+@pytest.mark.parametrize("load", [True, False])
+async def test_a_failed_preparation_fails_nothing(deck: Deck, load: bool, caplog: pytest.LogCaptureFixture) -> None:
+    deck.engine.fail_prepare = {read_adapter(deck.files(1)).digest}
+    digest = await deck.add("medical", 1, load=load)
+    assert deck.engine.prepared == set()
+    assert "was not prepared" in caplog.text
+    assert (await deck.text("medical")).startswith(digest[:8])
 
 
 @pytest.mark.parametrize("name", ["base", "tiny", "models/tiny"])

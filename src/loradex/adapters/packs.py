@@ -26,6 +26,10 @@ class PackFolder:
         """Return the place of a pack, whether it is there or not."""
         return self.folder / f"{digest}.{dtype}.v{layout}.pack"
 
+    def files(self, digest: str) -> list[Path]:
+        """Return the packs of a digest that are there, those in the making left out."""
+        return sorted(self.folder.glob(f"{digest}.*.pack"))
+
     def temporary(self, digest: str) -> Path:
         """Return a new name beside the packs, for one in the making.
 

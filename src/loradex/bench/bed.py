@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from loradex.adapters.adapter import Adapter
+from loradex.adapters.packs import FOLDER, PackFolder
 from loradex.adapters.read import read_adapter
 from loradex.bench.cost import Cost
 from loradex.bench.deck import Tell, adapter_folders, base_folder
@@ -49,7 +50,11 @@ class Plan:
     pairs: int
     name: str
 
-    def settings(self, slots: int) -> EngineConfig:
+    def packs(self, home: Path) -> Path:
+        """Return the folder of packs, which are kept as `serve` keeps them."""
+        return self.config.pack_dir or home / FOLDER
+
+    def settings(self, slots: int, packs: Path) -> EngineConfig:
         """Return the engine's settings. Without a prefix cache: it would hide the prompts of the later runs."""
         return replace(
             self.config,
@@ -57,16 +62,18 @@ class Plan:
             max_loras=max(1, slots),
             max_num_seqs=max(self.batch, self.config.max_num_seqs),
             prefix_cache=False,
+            pack_dir=packs,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Bed:
-    """An engine that serves, its adapters in order, and what its work costs."""
+    """An engine that serves, its adapters in order, what its work costs, and where its packs go."""
 
     engine: Engine
     adapters: tuple[Adapter, ...]
     cost: Cost
+    packs: PackFolder
 
     @property
     def info(self) -> ModelInfo:
@@ -99,11 +106,12 @@ async def engine_bed(plan: Plan, tell: Tell, *, resident: bool = True) -> AsyncI
     Raises:
         ConfigInvalid: the model cannot be served.
     """
-    engine = make_engine(plan.engine, plan.settings(plan.adapters))
     with tempfile.TemporaryDirectory(prefix="loradex-bench-") as spare:
+        packs = plan.packs(Path(spare))
+        engine = make_engine(plan.engine, plan.settings(plan.adapters, packs))
         await engine.start(tell)
         try:
-            bed = _with_adapters(plan, engine, Path(spare), tell)
+            bed = _with_adapters(plan, engine, packs, Path(spare), tell)
             for adapter in bed.adapters if resident else ():
                 await engine.load(adapter)
             yield bed
@@ -129,16 +137,17 @@ async def service_bed(plan: Plan, tell: Tell, *, slots: int, register: int) -> A
     Raises:
         ConfigInvalid: the model cannot be served.
     """
-    engine = make_engine(plan.engine, plan.settings(slots + 1))
     with (
         tempfile.TemporaryDirectory(prefix="loradex-bench-") as spare,
         Registry(Path(spare) / "home") as registry,
     ):
+        packs = plan.packs(registry.home)
+        engine = make_engine(plan.engine, plan.settings(slots + 1, packs))
         rank = max(plan.kind.ranks)
         service = Service(registry, engine, max_lora_rank=rank, max_loras=slots, max_queue_seconds=QUEUE_SECONDS)
         await service.start(tell)
         try:
-            bed = _with_adapters(plan, engine, Path(spare), tell)
+            bed = _with_adapters(plan, engine, packs, Path(spare), tell)
             names = tuple(f"a{index}" for index in range(register))
             for index, (name, adapter) in enumerate(zip(names, bed.adapters, strict=False)):
                 await service.adapters.add(name, adapter.path, load=False, trusted=True, actor="bench")
@@ -148,7 +157,7 @@ async def service_bed(plan: Plan, tell: Tell, *, slots: int, register: int) -> A
             await service.stop()
 
 
-def _with_adapters(plan: Plan, engine: Engine, spare: Path, tell: Tell) -> Bed:
+def _with_adapters(plan: Plan, engine: Engine, packs: Path, spare: Path, tell: Tell) -> Bed:
     folders = adapter_folders(plan.model, plan.kind, plan.adapters, engine.info.linears, spare, tell)
     adapters = tuple(read_adapter(folder) for folder in folders)
-    return Bed(engine, adapters, Cost.of(engine.info, adapters))
+    return Bed(engine, adapters, Cost.of(engine.info, adapters), PackFolder(packs))

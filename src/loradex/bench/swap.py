@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from loradex.adapters.adapter import Adapter
-from loradex.bench.bed import Plan, ServiceBed, service_bed
+from loradex.bench.bed import Bed, Plan, ServiceBed, service_bed
 from loradex.bench.deck import Tell
 from loradex.bench.disk import evict, read_seconds
 from loradex.bench.floor import Floor, measure
@@ -48,7 +48,7 @@ async def swap(plan: Plan, workload: Workload, period: float, tell: Tell) -> Res
     async with service_bed(plan, tell, slots=streams + SPARE_SLOTS, register=plan.adapters - 1) as bed:
         workload = replace(workload, vocab_size=bed.bed.info.vocab_size)
         floor = await measure(plan.engine, bed.bed.info.dtype, bed.bed.info.device)
-        rows = await load_rows(bed.bed.engine, bed.bed.adapters[-1], plan.pairs, floor)
+        rows = await load_rows(bed.bed, bed.bed.adapters[-1], plan.pairs, floor)
         rows += await first_token_rows(bed, workload.make()[0], plan.pairs)
         gaps, raw = await gap_rows(bed, workload, period, plan.pairs, tell)
         model = bed.bed.describe(plan.kind)
@@ -56,24 +56,30 @@ async def swap(plan: Plan, workload: Workload, period: float, tell: Tell) -> Res
     return record.result(rows + gaps, floor=floor, workload=described, model=model, raw=raw)
 
 
-async def load_rows(engine: Engine, adapter: Adapter, pairs: int, floor: Floor | None) -> list[Pairs]:
-    """Load one adapter with its files out of the page cache, and in it; beside reading the same bytes from there."""
+async def load_rows(bed: Bed, adapter: Adapter, pairs: int, floor: Floor | None) -> list[Pairs]:
+    """Load one adapter with its files out of the page cache, and in it; beside reading the same bytes from there.
+
+    The bytes are those of its pack, which registration makes; of its own file where the engine keeps no packs.
+    """
+    await bed.engine.prepare(adapter)
+    files = bed.packs.files(adapter.digest) or [adapter.weights]
+    everything = [*files, *(path for path in adapter.path.iterdir() if path.is_file())]
     cold_reads: list[float] = []
     warm_reads: list[float] = []
 
     async def cold() -> float:
-        evict(adapter.path)
-        cold_reads.append(await asyncio.to_thread(read_seconds, adapter.weights))
-        evict(adapter.path)
-        return await _load_seconds(engine, adapter)
+        evict(everything)
+        cold_reads.append(await asyncio.to_thread(read_seconds, files))
+        evict(everything)
+        return await _load_seconds(bed.engine, adapter)
 
     async def warm() -> float:
-        warm_reads.append(await asyncio.to_thread(read_seconds, adapter.weights))
-        return await _load_seconds(engine, adapter)
+        warm_reads.append(await asyncio.to_thread(read_seconds, files))
+        return await _load_seconds(bed.engine, adapter)
 
     a, b = await in_turn(cold, warm, pairs)
     disk, cache = tuple(cold_reads[1:]), tuple(warm_reads[1:])
-    least = adapter.bytes / floor.bandwidth if floor else None
+    least = sum(path.stat().st_size for path in files) / floor.bandwidth if floor else None
     return [
         Pairs("cold load", "cold", "warm", "s", tuple(a), tuple(b), "lower", floor=percentile(disk, 50)),
         Pairs("cold load over read", "cold", "read from disk", "s", tuple(a), disk, "lower"),
@@ -90,7 +96,7 @@ async def _load_seconds(engine: Engine, adapter: Adapter) -> float:
 
 
 async def first_token_rows(bed: ServiceBed, request: Request, pairs: int) -> list[Pairs]:
-    """Time the first token on an adapter that has to be loaded, on one that is resident, and after a switch."""
+    """Time the first token on an adapter that has to be loaded from its pack, on a resident one, and after a switch."""
     target = ServiceTarget(bed.service, bed.names)
     one, other = (replace(request, adapter=number, output=1) for number in (0, 1))
 

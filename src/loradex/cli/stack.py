@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,8 +53,11 @@ async def add_adapters(service: Service, adapters: Mapping[str, Path], max_loras
     refused: dict[str, LoradexError] = {}
     for index, (name, path) in enumerate(adapters.items()):
         progress(f"adapter {name}", 0.0)
+        told = partial(_told, progress, f"adapter {name}")
         try:
-            await service.adapters.add(name, path.resolve(), load=index < max_loras, trusted=True, actor="serve")
+            await service.adapters.add(
+                name, path.resolve(), load=index < max_loras, trusted=True, actor="serve", progress=told
+            )
         except LoradexError as error:
             refused[name] = error
         progress(f"adapter {name}", 1.0)
@@ -62,6 +66,10 @@ async def add_adapters(service: Service, adapters: Mapping[str, Path], max_loras
     if refused:
         problems = [problem for name, error in refused.items() for problem in _problems(name, error)]
         raise AdapterInvalid(f"{len(refused)} of {len(adapters)} adapters cannot be served", problems)
+
+
+def _told(progress: Progress, what: str, _: str, share: float) -> None:
+    progress(what, share)
 
 
 def _problems(name: str, error: LoradexError) -> list[Problem]:

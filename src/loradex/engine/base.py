@@ -87,6 +87,17 @@ class Engine(Protocol):
         """Return the text of token ids, special tokens included."""
         ...
 
+    async def prepare(self, adapter: Adapter, progress: Progress | None = None) -> None:
+        """Do once what loads need done to an adapter's files, off the critical path. Nothing becomes resident.
+
+        Optional: loads work without, but the first one takes longer. `progress` may be called from any thread. Where
+        there is no room for what it makes, it makes nothing and logs that.
+
+        Raises:
+            AdapterDamaged: its files are gone or changed.
+        """
+        ...
+
     async def load(self, adapter: Adapter) -> LoadReport:
         """Make an adapter resident, off the critical path. Loading what is resident does nothing.
 

@@ -43,7 +43,9 @@ class FakeEngine:
     Args:
         config: `max_loras`, `max_num_seqs`, `max_model_len`, `block_size` and the names are honoured.
         tokens_per_second: speed of each request; 0 is as fast as possible.
-        fail_load: digests whose load fails. Like the other knobs it is an attribute that may change at any time.
+        fail_prepare: digests whose preparation fails. Like the other knobs it is an attribute that may change at any
+            time.
+        fail_load: digests whose load fails.
         fail_answer: digests under which every answer fails at its first token.
         fail_unload: digests that cannot be unloaded.
         fail_switch: whether `switch` fails.
@@ -54,6 +56,7 @@ class FakeEngine:
         config: EngineConfig,
         *,
         tokens_per_second: float = 0.0,
+        fail_prepare: set[str] | None = None,
         fail_load: set[str] | None = None,
         fail_answer: set[str] | None = None,
         fail_unload: set[str] | None = None,
@@ -61,10 +64,13 @@ class FakeEngine:
     ) -> None:
         self._config = config
         self.tokens_per_second = tokens_per_second
+        self.fail_prepare = fail_prepare if fail_prepare is not None else set()
         self.fail_load = fail_load if fail_load is not None else set()
         self.fail_answer = fail_answer if fail_answer is not None else set()
         self.fail_unload = fail_unload if fail_unload is not None else set()
         self.fail_switch = fail_switch
+        self.prepared: set[str] = set()
+        """Digests that were prepared."""
         self.loads_allowed = asyncio.Event()
         """Cleared, it holds every load until it is set again, so that a test can act while one is under way."""
         self.loads_allowed.set()
@@ -112,6 +118,21 @@ class FakeEngine:
         """Return the text of token ids; the end token shows as `<eos>`."""
         return b"".join(b"<eos>" if token == EOS else bytes((token,)) for token in tokens).decode("utf-8", "replace")
 
+    async def prepare(self, adapter: Adapter, progress: Progress | None = None) -> None:
+        """Note that an adapter was prepared. Its files must exist, but are not read.
+
+        Raises:
+            AdapterDamaged: its files are gone.
+            EngineFailed: its digest is in `fail_prepare`.
+        """
+        await asyncio.sleep(0)
+        _require_files(adapter)
+        if adapter.digest in self.fail_prepare:
+            raise EngineFailed(f"The engine was told to fail the preparation of {adapter.digest[:12]}")
+        if progress is not None:
+            progress("pack", 1.0)
+        self.prepared.add(adapter.digest)
+
     async def load(self, adapter: Adapter) -> LoadReport:
         """Take a slot for an adapter. Its files must exist, but are not read.
 
@@ -134,8 +155,7 @@ class FakeEngine:
             await asyncio.sleep(0)
             await self.loads_allowed.wait()
             self._require_serving()
-            if not adapter.weights.is_file():
-                raise AdapterDamaged(f"The weights of {adapter.digest[:12]} are gone from {adapter.path}")
+            _require_files(adapter)
             if adapter.digest in self.fail_load:
                 raise EngineFailed(f"The engine was told to fail the load of {adapter.digest[:12]}")
             self._slots[free] = adapter
@@ -252,6 +272,11 @@ class FakeEngine:
             sequence = self._waiting.pop(0)
             self._running.append(sequence)
             sequence.admitted.set()
+
+
+def _require_files(adapter: Adapter) -> None:
+    if not adapter.weights.is_file():
+        raise AdapterDamaged(f"The weights of {adapter.digest[:12]} are gone from {adapter.path}")
 
 
 def _render(prompt: ChatPrompt) -> str:

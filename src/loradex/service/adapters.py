@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 from loradex.adapters.check import CheckReport
 from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef, Reference, check_name
-from loradex.engine.base import Engine, Resident
+from loradex.engine.base import Engine, Progress, Resident
 from loradex.errors import AdapterNotFound, Conflict
 from loradex.registry.records import AdapterRecord, HistoryEntry, Staged, VersionRecord
 from loradex.registry.registry import Registry
@@ -67,6 +67,7 @@ class Adapters:
         trusted: bool = False,
         allow_pickle: bool = False,
         actor: str = "",
+        progress: Progress | None = None,
     ) -> Change:
         """Register the adapter at `path` under `name`, as its next version, and let new requests use it.
 
@@ -81,6 +82,7 @@ class Adapters:
             trusted: the path comes from the operator: folders other than the allowed ones may be read.
             allow_pickle: accept `.bin` weights.
             actor: who asks, for the history.
+            progress: told how far the engine's preparation of the files is, from any thread.
 
         Raises:
             Conflict: the name means the base model, or exists and `replace` is False.
@@ -97,7 +99,8 @@ class Adapters:
             async with staged(self._registry, self._stage(path, trusted, allow_pickle)) as candidate:
                 seconds = self._clock() - started
                 move = partial(candidate.commit, name, actor)
-                change = await self._replacer.carry_out(Plan(name, candidate.adapter, move, old, mode, load))
+                plan = Plan(name, candidate.adapter, move, old, mode, load, progress)
+                change = await self._replacer.carry_out(plan)
         return with_values(change, stage_seconds=seconds)
 
     async def check(self, path: Path, *, trusted: bool = False, allow_pickle: bool = False) -> CheckReport:

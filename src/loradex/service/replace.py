@@ -1,5 +1,6 @@
 """The replace procedure: a new version becomes resident and warm, the name moves over, the old one drains.
 
+    prepare  what loads need done to the files once, with no slot taken yet; what fails here only costs time later
     load     the new weights get a slot beside the old ones; with no slot free this waits, at most `max_queue_seconds`
     warm     one token under them, so that what breaks breaks here
     move     one transaction in the registry: from here on new requests get the new version
@@ -15,6 +16,7 @@ engine. From the move on nothing is cancelled any more; a switch that fails then
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,7 +29,7 @@ from loradex.core.adapter import AdapterRef, Reference
 from loradex.core.event import Finished
 from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
-from loradex.engine.base import Engine
+from loradex.engine.base import Engine, Progress
 from loradex.errors import AdapterNotFound, EngineFailed, LoradexError, RegistryFailed
 from loradex.registry.records import AdapterRecord
 from loradex.registry.registry import Registry
@@ -37,6 +39,8 @@ from loradex.service.metrics import Metrics
 from loradex.service.names import Names
 from loradex.service.residency import Residency
 from loradex.service.views import Change
+
+log = logging.getLogger(__name__)
 
 Mode = Literal["drain", "immediate"]
 
@@ -54,6 +58,7 @@ class Plan:
         old: what the name means now, None for nothing.
         mode: `drain` lets running answers finish on the old weights, `immediate` switches them.
         load: make the new weights resident first; `immediate` always does.
+        progress: told how far the preparation is.
     """
 
     name: str
@@ -62,6 +67,7 @@ class Plan:
     old: AdapterRef | None
     mode: Mode = "drain"
     load: bool = True
+    progress: Progress | None = None
 
 
 class Replacer:
@@ -92,6 +98,7 @@ class Replacer:
             AdapterDamaged: the new weights are gone from the store, or differ.
             RegistryFailed: the change could not be written.
         """
+        await to_the_end(self._prepare(plan))
         if not plan.load and plan.mode == "drain":
             return await to_the_end(self._move_over(plan))
         started = self._clock()
@@ -118,6 +125,12 @@ class Replacer:
         """Free weights once nobody holds them, unless some name still means them."""
         if not await self._is_meant(digest):
             self._residency.retire(digest)
+
+    async def _prepare(self, plan: Plan) -> None:
+        try:
+            await self._engine.prepare(plan.adapter, plan.progress)
+        except LoradexError as error:
+            log.warning("%s was not prepared, so its first load takes longer: %s", plan.adapter.digest[:12], error)
 
     async def _warm(self, digest: str) -> None:
         tokens = self._engine.encode("Hello") or (0,)

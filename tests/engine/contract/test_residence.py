@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from loradex.engine.base import Engine
-from loradex.errors import AdapterDamaged, Conflict, EngineStopped, Overloaded
+from loradex.errors import AdapterDamaged, Conflict, EngineStopped, LoradexError, Overloaded
 
 from .asking import begin, close, endless, idle, until, whole
 from .conftest import Save, Start
@@ -30,6 +30,17 @@ async def test_loading_what_is_resident_does_nothing(engine: Engine, save: Save)
     for _ in range(2):
         await engine.load(adapter)
     assert len(engine.resident()) == 1
+
+
+async def test_a_prepared_adapter_is_not_resident_and_loads_like_any_other(engine: Engine, save: Save) -> None:
+    adapter = save(engine, 1)
+    await engine.prepare(adapter)
+    await engine.prepare(adapter, lambda stage, share: None)
+    assert engine.resident() == ()
+    with pytest.raises(LoradexError):
+        await whole(begin(engine, adapter.digest))
+    await engine.load(adapter)
+    assert (await whole(begin(engine, adapter.digest))).end.adapter == adapter.digest
 
 
 async def test_there_are_max_loras_slots(engine: Engine, save: Save) -> None:

@@ -188,6 +188,37 @@ async def test_many_loads_at_once_make_one_pack_each(llama: Family, packs: PackF
     assert len(list(packs.folder.iterdir())) == len(llama.adapters)
 
 
+async def test_a_prepared_adapter_is_loaded_without_its_own_file(
+    llama: Family, running: Running, packs: PackFolder
+) -> None:
+    adapter = llama.adapters[2]
+    gone = dataclasses.replace(adapter, path=Path("/nowhere"))
+    told: list[tuple[str, float]] = []
+    async with running(dataclasses.replace(llama, adapters=()), pack_dir=packs.folder) as engine:
+        await engine.prepare(adapter, lambda stage, share: told.append((stage, share)))
+        assert packs.files(adapter.digest) == [place(packs, adapter)] == list(packs.folder.iterdir())
+        await engine.load(gone)
+        await engine.prepare(gone)  # has its pack, so the file is not asked for
+        with pytest.raises(AdapterDamaged):
+            await engine.prepare(dataclasses.replace(gone, digest="0" * 64))
+    assert {stage for stage, _ in told} == {"pack"}
+    shares = [share for _, share in told]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0.0, 1.0)
+    assert len(list(packs.folder.iterdir())) == 1
+
+
+async def test_without_room_nothing_is_prepared(
+    llama: Family, packs: PackFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    packs.folder.write_text("a file where the folder should be")
+    loader = Loader(torch.float32, CPU, packs, lambda: False)
+    with caplog.at_level(logging.WARNING):
+        await loader.prepare(llama.adapters[0], lambda stage, share: None)
+    loader.stop()
+    assert "cannot be written" in caplog.text
+
+
 def test_a_pack_that_is_made_while_the_engine_stops_is_kept(llama: Family, packs: PackFolder) -> None:
     loader = Loader(torch.float32, CPU, packs, lambda: True)
     loader.stop()

@@ -93,6 +93,15 @@ class LocalEngine:
         """Return the text of token ids, special tokens included."""
         return self._text.decode(tokens)
 
+    async def prepare(self, adapter: Adapter, progress: Progress | None = None) -> None:
+        """Make an adapter's pack, where packs are kept and it has none yet.
+
+        Raises:
+            AdapterDamaged: its files are gone or changed.
+        """
+        self._running()
+        await self._loader.prepare(adapter, progress or (lambda stage, share: None))
+
     async def load(self, adapter: Adapter) -> LoadReport:
         """Bring an adapter in beside the loop, then hand it over between two steps.
 

@@ -13,6 +13,7 @@ import torch
 
 from loradex.adapters.adapter import Adapter
 from loradex.adapters.packs import PackFolder
+from loradex.engine.base import Progress
 from loradex.engine.local.lora import LoraPair
 from loradex.engine.local.pack import BadPack, open_pack, pack_name, write_pack
 from loradex.engine.local.team import alone
@@ -44,6 +45,17 @@ class Loader:
         self._busy = busy
         # Two, so that a load does not wait while a new pack is written through to the disk.
         self._threads = ThreadPoolExecutor(2, "loradex-loader", initializer=alone)
+        # One of its own, so that no load waits for adapters that nobody asks for yet.
+        self._packer = ThreadPoolExecutor(1, "loradex-packer", initializer=alone)
+
+    async def prepare(self, adapter: Adapter, tell: Progress) -> None:
+        """Make the pack of an adapter that has none, where packs are kept.
+
+        Raises:
+            AdapterDamaged: its files are gone or changed.
+        """
+        if self._packs is not None:
+            await asyncio.get_running_loop().run_in_executor(self._packer, self._prepare, self._packs, adapter, tell)
 
     async def load(self, adapter: Adapter) -> dict[str, LoraPair]:
         """Return the pairs of an adapter by module path.
@@ -57,7 +69,7 @@ class Loader:
         """Do what `load` does, in this thread."""
         if self._packs is None:
             return read_pairs(adapter, self._dtype, self._device)
-        path = self._packs.path(adapter.digest, *pack_name(self._dtype))
+        path = self._place(self._packs, adapter)
         try:
             return self._open(path, adapter)
         except FileNotFoundError:
@@ -72,18 +84,32 @@ class Loader:
 
     def stop(self) -> None:
         """End the threads, after what they have begun."""
+        self._packer.shutdown(cancel_futures=True)
         self._threads.shutdown()
+
+    def _place(self, packs: PackFolder, adapter: Adapter) -> Path:
+        return packs.path(adapter.digest, *pack_name(self._dtype))
 
     def _open(self, path: Path, adapter: Adapter) -> dict[str, LoraPair]:
         return open_pack(path, adapter.digest, self._dtype, self._device)
 
-    def _make(self, packs: PackFolder, path: Path, adapter: Adapter) -> dict[str, LoraPair]:
-        temporary = packs.temporary(adapter.digest)
+    def _prepare(self, packs: PackFolder, adapter: Adapter, tell: Progress) -> None:
+        path = self._place(packs, adapter)
+        if path.is_file():  # whether it is good shows when it is loaded
+            return
         try:
-            with temporary.open("xb") as file:
-                write_pack(file, adapter, self._dtype, _Rest(self._busy))
+            temporary = self._write(packs, adapter, lambda share: tell("pack", share))
+        except OSError as error:
+            log.warning("the pack %s cannot be written: %s", path, error)
+            return
+        _publish(packs, temporary, path)
+        tell("pack", 1.0)
+
+    def _make(self, packs: PackFolder, path: Path, adapter: Adapter) -> dict[str, LoraPair]:
+        temporary = self._write(packs, adapter, lambda share: None)
+        try:
             pairs = self._open(temporary, adapter)
-        except (OSError, AdapterDamaged):
+        except OSError:
             temporary.unlink(missing_ok=True)
             raise
         # Usable already: that it reaches the disk and gets its name is nothing to wait for.
@@ -92,6 +118,23 @@ class Loader:
         except RuntimeError:  # the threads are ending
             _publish(packs, temporary, path)
         return pairs
+
+    def _write(self, packs: PackFolder, adapter: Adapter, tell: Callable[[float], None]) -> Path:
+        """Return the file of a new pack, which has no name yet."""
+        temporary = packs.temporary(adapter.digest)
+        rest = _Rest(self._busy)
+
+        def pause(share: float) -> None:
+            tell(share)
+            rest()
+
+        try:
+            with temporary.open("xb") as file:
+                write_pack(file, adapter, self._dtype, pause)
+        except (OSError, AdapterDamaged):
+            temporary.unlink(missing_ok=True)
+            raise
+        return temporary
 
 
 class _Rest:

@@ -32,8 +32,8 @@ LAYOUT = 1
 SLICE_VALUES = 1 << 15
 """Above so many values torch would call other threads to help, and they are busy with answers."""
 
-Rest = Callable[[], None]
-"""Called after every bit of work, so that whoever computes answers is let in between."""
+Rest = Callable[[float], None]
+"""Called after every bit of work with the share that is done, so that whoever computes answers is let in between."""
 
 _MAGIC = b"LORAPACK"
 _PREFIX = len(_MAGIC) + 8 + 32
@@ -66,13 +66,14 @@ def write_pack(file: BinaryIO, adapter: Adapter, dtype: torch.dtype, rest: Rest)
             offset = begin_b + _padded(b.numel() * dtype.itemsize) // dtype.itemsize
             layers.append((layer.module, layer.scaling, begin_a, list(a.shape), begin_b, list(b.shape)))
             tensors += (a, b)
-            rest()
+            rest(0.0)
         _write_header(file, adapter.digest, dtype, layers, offset * dtype.itemsize)
+        size = file.tell() + offset * dtype.itemsize
         for tensor in tensors:
             for piece in _pieces(tensor):
                 values = piece.to(dtype).contiguous().view(torch.uint8).numpy().data
                 file.write(values)
-                rest()
+                rest(file.tell() / size)
             file.write(bytes(-file.tell() % _PAGE))
     file.flush()
 
