@@ -22,7 +22,7 @@ from loradex.engine.base import EngineStats, LoadReport, Progress, Resident
 from loradex.engine.config import EngineConfig
 from loradex.engine.local import model as base_model
 from loradex.engine.local.blocks import Blocks
-from loradex.engine.local.compiled import compile_lora
+from loradex.engine.local.compiled import compile_kernels
 from loradex.engine.local.kvcache import KVCache
 from loradex.engine.local.loader import Loader
 from loradex.engine.local.loop import Loop, Message
@@ -200,7 +200,7 @@ class LocalEngine:
         packs = None if self.config.pack_dir is None else PackFolder(self.config.pack_dir)
         self._loader = Loader(self._model.dtype, device, packs, self._busy)
         tell("kernels", 0.85)
-        compiled = compile_lora(self._model)
+        compiled = compile_kernels(self._model)
         runner = Runner(self._model, Slots(self.config.max_loras), blocks.size, self._eos, compiled)
         tell("self-check", 0.9)
         check(runner)

@@ -18,7 +18,7 @@ from loradex.engine.config import EngineConfig
 from loradex.engine.local.attention import NAME, PagedAttention
 from loradex.engine.local.batch import Step
 from loradex.engine.local.linear import LoraLinear
-from loradex.engine.local.packed import PackedLinear, can_pack
+from loradex.engine.local.packed import PackedEmbedding, PackedLinear, can_pack
 from loradex.errors import ConfigInvalid
 
 SERVED_LAYERS = {"full_attention", "sliding_attention"}
@@ -124,10 +124,19 @@ def _forward(module: nn.Module, tokens: list[int], device: torch.device) -> torc
 
 
 def _pack(module: PreTrainedModel) -> None:
-    """Replace every linear that gains by it, the output head too, by a packed one."""
-    for name, linear in list(module.named_modules()):
-        if can_pack(linear):
-            module.set_submodule(name, PackedLinear(linear))
+    """Replace every linear that gains by it, the output head too, by a packed one, and let the unpacked weights go."""
+    embedding, head = module.get_input_embeddings(), module.get_output_embeddings()
+    tied = type(embedding) is nn.Embedding and head is not None and embedding.weight is head.weight
+    found = [(name, linear) for name, linear in module.named_modules() if can_pack(linear)]
+    for name, linear in found:
+        module.set_submodule(name, PackedLinear(linear))
+    head = module.get_output_embeddings()
+    if tied and isinstance(head, PackedLinear) and head.blocks is not None:
+        module.set_input_embeddings(PackedEmbedding(head))
+    if found:
+        # What is left still lies in the mapped checkpoint, and would keep all of it in memory.
+        for tensor in (*module.parameters(), *module.buffers()):
+            tensor.data = tensor.data.clone()
 
 
 def _swap_linears(module: PreTrainedModel, slots: int, step: Step) -> dict[str, LoraLinear]:

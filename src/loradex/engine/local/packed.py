@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import ctypes
+from typing import Protocol
+
 import torch
 from torch import nn
+
+BLOCK = 64
+"""Outputs that oneDNN keeps together."""
+
+
+class Few(Protocol):
+    """A kernel for few rows; see `gemv_job`."""
+
+    def product(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x W^T + b`."""
 
 
 class PackedLinear(nn.Module):
     """A linear of bfloat16 weights on a CPU, packed once by oneDNN.
 
     `F.linear` would reorder the weights at every call, or run a slower kernel. The result is the same. `weight` has the
-    shape and dtype of the original and no data, for model code that only asks for those.
+    shape and dtype of the original and no data, for model code that only asks for those. `few` computes up to `rows`
+    rows, where there is such a kernel; `blocks` are the weights as it reads them.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -20,10 +34,31 @@ class PackedLinear(nn.Module):
         self.bias = linear.bias
         self.weight = torch.empty_like(linear.weight, device="meta")
         self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
+        self.blocks = _blocks(self.packed, linear.weight.detach())
+        self.few: Few | None = None
+        self.rows = 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return `x W^T + b`; `x` is `[..., in_features]`."""
+        if self.few is not None and 0 < x.numel() <= self.rows * self.in_features:
+            return self.few.product(x)
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+
+
+class PackedEmbedding(nn.Module):
+    """An embedding that reads the packed weights of the output head it is tied to, so that they are there once."""
+
+    def __init__(self, head: PackedLinear) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = head.out_features, head.in_features
+        self.weight = head.weight
+        self._head = [head]  # in a list, so that it does not become a part of this module
+        self.rows = head.blocks.transpose(1, 2)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return `[..., embedding_dim]` for token ids of any shape."""
+        found = self.rows[tokens // BLOCK, tokens % BLOCK]
+        return found.reshape(*tokens.shape, self.embedding_dim)
 
 
 def can_pack(linear: nn.Module) -> bool:
@@ -35,3 +70,21 @@ def can_pack(linear: nn.Module) -> bool:
         and torch.backends.mkldnn.is_available()
         and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
+
+
+def _blocks(packed: torch.Tensor, weight: torch.Tensor) -> torch.Tensor | None:
+    """Return a view `[out / 64, in / 2, 64, 2]` of packed weights; None where oneDNN laid them out otherwise.
+
+    oneDNN promises no layout, so some of the weights are compared.
+    """
+    rows, columns = weight.shape
+    address, size = getattr(torch.ops.mkldnn, "data_ptr", None), getattr(torch.ops.mkldnn, "_nbytes", None)
+    if address is None or size is None or rows % BLOCK or columns % 2 or size(packed) != weight.nbytes:
+        return None
+    memory = (ctypes.c_char * weight.nbytes).from_address(address(packed))
+    blocks = torch.frombuffer(memory, dtype=weight.dtype).view(rows // BLOCK, columns // 2, BLOCK, 2)
+    for number in {0, len(blocks) // 2, len(blocks) - 1}:
+        laid = blocks[number].transpose(0, 1).reshape(BLOCK, columns)
+        if not torch.equal(laid, weight[number * BLOCK : (number + 1) * BLOCK]):
+            return None
+    return blocks

@@ -1,0 +1,39 @@
+"""The job of one base linear for the kernel of few rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from loradex.engine.local import gemv_numba as field
+from loradex.engine.local.team import Team
+
+ROWS = field.ROWS
+_TEAMS = [Team(kernel.address) for kernel in field.KERNELS]
+
+
+class GemvJob:
+    """Multiplies up to `ROWS` rows with packed weights.
+
+    Args:
+        blocks: bfloat16 `[out / 64, in / 2, 64, 2]`, a view of memory that the caller keeps.
+        bias: bfloat16 `[out]`, or None.
+    """
+
+    def __init__(self, blocks: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self.width = blocks.shape[0] * field.BLOCK
+        self._bias = torch.zeros(self.width, dtype=torch.bfloat16) if bias is None else bias.contiguous()
+        self._fields = np.zeros(field.FIELDS, np.int64)
+        self._address = self._fields.ctypes.data
+        own = self._fields
+        own[field.WEIGHTS], own[field.BIAS] = blocks.data_ptr(), self._bias.data_ptr()
+        own[field.BLOCKS], own[field.PAIRS] = blocks.shape[0], blocks.shape[1]
+
+    def product(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x W^T + b`, `[..., out]`; `x` is bfloat16 `[..., in]` with 1 to `ROWS` rows."""
+        x = x.contiguous()
+        y = x.new_empty(*x.shape[:-1], self.width)
+        own = self._fields
+        own[field.TAKEN], own[field.INPUT], own[field.OUTPUT] = 0, x.data_ptr(), y.data_ptr()
+        _TEAMS[x.numel() // x.shape[-1] - 1].together(self._address)
+        return y

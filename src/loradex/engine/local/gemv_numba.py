@@ -1,0 +1,144 @@
+"""The product of few rows with the weights of a base linear as oneDNN packs them, compiled by Numba.
+
+oneDNN reads its own packed weights at three quarters of what memory gives when there are one to four rows: nothing asks
+for the next lines while the present ones are used. This kernel does. The layout is `[out / 64, in / 2, 64, 2]`: for 64
+outputs at a time, two inputs side by side in a 32-bit word, of which a shift makes the first a float32 and a mask the
+second. The inner loop is written in LLVM's own vectors of 16 values, which every processor's registers divide; sums are
+float32, in the order of the inputs, whatever the number of rows or threads.
+
+Importing this module compiles it (seconds; a cache on disk makes the next import quick). `KERNELS` holds a C function
+for each number of rows. Each takes the address of a job, int64 fields as named below, and may run on several threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import cfunc, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from loradex.engine.local.lora_numba import _add, _words
+
+# The fields of a job. A change here must stay in this file: the cache on disk looks at no other.
+TAKEN = 0  # blocks taken so far; 0 at the start, and the first field
+INPUT = 1  # address of bfloat16 [rows, in]
+OUTPUT = 2  # address of bfloat16 [rows, out]
+WEIGHTS = 3  # address of bfloat16 [out / 64, in / 2, 64, 2]
+BIAS = 4  # address of bfloat16 [out]
+PAIRS = 5  # in / 2
+BLOCKS = 6  # out / 64
+FIELDS = 7
+
+ROWS = 4
+"""The most rows: their sums fill the registers."""
+
+BLOCK = 64
+"""Outputs that lie together."""
+
+_LANES, _VECTORS = 16, 4  # values of a vector, vectors of a block
+_AHEAD = 8192  # bytes from what is used to what is asked for
+_I16, _I32, _I64, _FLOAT = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+_BYTES = ir.IntType(8).as_pointer()
+_FLOATS, _WORDS, _HALVES = (ir.VectorType(kind, _LANES) for kind in (_FLOAT, _I32, _I16))
+
+
+def _all(value: int | float, kind: ir.VectorType) -> ir.Constant:
+    return ir.Constant(kind, [value] * _LANES)
+
+
+def _spread(b: Any, value: Any) -> Any:
+    """Return a vector of one value."""
+    alone = b.insert_element(ir.Constant(_FLOATS, ir.Undefined), value, _I32(0))
+    return b.shuffle_vector(alone, alone, _all(0, _WORDS))
+
+
+def _halves(b: Any, words: Any, floats: Any) -> tuple[Any, Any]:
+    """Return the first and the second values of words (a vector or one) as float32."""
+    one = not isinstance(words.type, ir.VectorType)
+    shift, mask = (_I32(16), _I32(0xFFFF0000)) if one else (_all(16, _WORDS), _all(0xFFFF0000, _WORDS))
+    return b.bitcast(b.shl(words, shift), floats), b.bitcast(b.and_(words, mask), floats)
+
+
+def _rounded(b: Any, values: Any) -> Any:
+    """Return float32 as the bits of the nearest bfloat16, ties to even; a NaN stays one."""
+    bits, upper = b.bitcast(values, _WORDS), _all(16, _WORDS)
+    odd = b.and_(b.lshr(bits, upper), _all(1, _WORDS))
+    nearest = b.add(bits, b.add(odd, _all(0x7FFF, _WORDS)))
+    quiet = b.or_(bits, _all(0x00400000, _WORDS))
+    return b.trunc(b.lshr(b.select(b.fcmp_unordered("uno", values, values), quiet, nearest), upper), _HALVES)
+
+
+def _load(b: Any, address: Any, kind: Any, align: int) -> Any:
+    return b.load(b.inttoptr(address, kind.as_pointer()), align=align)
+
+
+def _block_of(rows: int) -> Any:
+    """Return what computes one block of outputs for so many rows."""
+
+    @intrinsic
+    def block(_: Any, weights: Any, pairs: Any, x: Any, bias: Any, y: Any, width: Any) -> Any:
+        """Write 64 outputs of each row to `y`, whose rows are `width` values apart."""
+
+        def generate(c: Any, b: Any, s: Any, args: Any) -> Any:
+            weights, pairs, x, bias, y, width = args
+            sums = [[cgutils.alloca_once_value(b, _all(0.0, _FLOATS)) for _ in range(_VECTORS)] for _ in range(rows)]
+            _accumulate(b, sums, weights, pairs, x)
+            for v in range(_VECTORS):
+                halves = _load(b, b.add(bias, _I64(2 * _LANES * v)), _HALVES, 2)
+                add = b.bitcast(b.shl(b.zext(halves, _WORDS), _all(16, _WORDS)), _FLOATS)
+                for row in range(rows):
+                    out = b.add(y, b.add(b.mul(width, _I64(2 * row)), _I64(2 * _LANES * v)))
+                    total = _rounded(b, b.fadd(b.load(sums[row][v]), add))
+                    b.store(total, b.inttoptr(out, _HALVES.as_pointer()), align=2)
+            return c.get_dummy_value()
+
+        return types.void(*[types.int64] * 6), generate
+
+    return block
+
+
+def _accumulate(b: Any, sums: Any, weights: Any, pairs: Any, x: Any) -> None:
+    """Add the products of all inputs to the sums, asking for what is used next."""
+    three = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
+    fma = cgutils.get_or_insert_function(b.module, three, f"llvm.fma.v{_LANES}f32")
+    fetch = b.module.declare_intrinsic(
+        "llvm.prefetch", [_BYTES], ir.FunctionType(ir.VoidType(), [_BYTES, _I32, _I32, _I32])
+    )
+    with cgutils.for_range(b, pairs) as loop:
+        here = b.add(weights, b.mul(loop.index, _I64(4 * BLOCK)))
+        inputs = []
+        for row in range(len(sums)):
+            word = _load(b, b.add(x, b.mul(b.add(b.mul(pairs, _I64(row)), loop.index), _I64(4))), _I32, 2)
+            inputs.append([_spread(b, half) for half in _halves(b, word, _FLOAT)])
+        for v in range(_VECTORS):
+            at = b.add(here, _I64(4 * _LANES * v))
+            b.call(fetch, [b.inttoptr(b.add(at, _I64(_AHEAD)), _BYTES), _I32(0), _I32(3), _I32(1)])
+            low, high = _halves(b, _load(b, at, _WORDS, 64), _FLOATS)
+            for own, (first, second) in zip(sums, inputs, strict=True):
+                total = b.call(fma, [low, first, b.load(own[v])])
+                b.store(b.call(fma, [high, second, total]), own[v])
+
+
+def _kernel(rows: int) -> Any:
+    """Return the C function for so many rows."""
+    block = _block_of(rows)
+
+    @cfunc(types.void(types.int64), cache=True)
+    def kernel(address: Any) -> None:
+        job = _words(address, FIELDS, np.int64(0))
+        pairs, blocks = job[PAIRS], job[BLOCKS]
+        taken = _add(address, 1)
+        while taken < blocks:
+            place = 2 * BLOCK * taken
+            weights = job[WEIGHTS] + 4 * BLOCK * pairs * taken
+            block(weights, pairs, job[INPUT], job[BIAS] + place, job[OUTPUT] + place, blocks * BLOCK)
+            taken = _add(address, 1)
+
+    return kernel
+
+
+KERNELS = tuple(_kernel(rows) for rows in range(1, ROWS + 1))
+"""By rows, less one."""
