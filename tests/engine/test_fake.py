@@ -7,6 +7,7 @@ import pytest
 
 from loradex.adapters.adapter import Adapter
 from loradex.core.event import Delta, Finished
+from loradex.core.mix import Mix
 from loradex.core.prompt import ChatPrompt, Message
 from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
@@ -34,7 +35,7 @@ async def answer(
 ) -> tuple[str, Finished]:
     text, end = "", None
     wanted = Sampling(**({"max_tokens": 100} | sampling))  # type: ignore[arg-type]
-    async for event in engine.generate(GenerateRequest("r", engine.encode(prompt), wanted, adapter)):
+    async for event in engine.generate(GenerateRequest("r", engine.encode(prompt), wanted, Mix.of(adapter))):
         if isinstance(event, Delta):
             text += event.text
         else:
@@ -81,14 +82,14 @@ async def test_a_switch_can_be_read_in_the_answer(adapters: list[Adapter], read:
     engine = await started(max_num_seqs=1)
     for adapter in adapters:
         await engine.load(adapter)
-    request = GenerateRequest("r", engine.encode("hello"), Sampling(max_tokens=100), A)
+    request = GenerateRequest("r", engine.encode("hello"), Sampling(max_tokens=100), Mix.of(A))
     events = engine.generate(request)
     said = ""
     if read:
         said = "".join([(await anext(events)).text for _ in range(read)])  # type: ignore[union-attr]
         assert await engine.switch(A, B) == 1
     else:
-        blocker = engine.generate(GenerateRequest("b", (65,), Sampling(max_tokens=100), None))
+        blocker = engine.generate(GenerateRequest("b", (65,), Sampling(max_tokens=100)))
         await anext(blocker)
         first = asyncio.ensure_future(anext(events))
         await asyncio.sleep(0)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from loradex.core.adapter import AdapterRef
 from loradex.core.event import Delta, Finished
+from loradex.core.mix import Mix
 from loradex.core.sampling import Sampling
 from loradex.engine.base import Engine
 from loradex.errors import AdapterNotFound, Conflict, LoradexError, ModelNotFound, Overloaded
@@ -191,9 +192,9 @@ class Storm:
         digest = answer.ref.digest if answer.ref is not None else None
         self.report.counts["answered"] += 1
         if self._immediate and "@" not in answer.model:
-            self.report.counts["switched"] += end.adapter != digest
+            self.report.counts["switched"] += end.mix != Mix.of(digest)
             return
-        assert end.adapter == digest
+        assert end.mix == Mix.of(digest)
         if self._names is not None:
             assert self._names(text, answer.ref), (text, answer.ref)
         assert self.report.answers.setdefault((digest, prompt, length), text) == text

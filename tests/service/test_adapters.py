@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from loradex.adapters.read import read_adapter
+from loradex.core.mix import Mix
 from loradex.errors import (
     AdapterInvalid,
     AdapterNotFound,
@@ -133,7 +134,7 @@ async def test_promote_immediate_moves_running_answers(deck: Deck) -> None:
     assert (change.moved, change.previous and change.previous.digest) == (1, second)
     await stream.rest()
     assert stream.finished is not None
-    assert stream.finished.adapter == change.ref.digest
+    assert stream.finished.mix == Mix.of(change.ref.digest)
 
 
 async def test_rollback_needs_a_past(deck: Deck) -> None:

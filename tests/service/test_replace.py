@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from loradex.core.mix import Mix
 from loradex.errors import (
     AdapterDamaged,
     AdapterInvalid,
@@ -34,7 +35,7 @@ async def test_drain_lets_running_answers_finish_on_the_old_version(deck: Deck) 
     assert text.startswith(old[:8])
     assert change.ref.digest[:8] not in text
     assert stream.finished is not None
-    assert stream.finished.adapter == old
+    assert stream.finished.mix == Mix.of(old)
     await deck.settle()
     assert deck.resident() == {change.ref.digest}
 
@@ -50,7 +51,7 @@ async def test_immediate_switches_running_answers(deck: Deck) -> None:
         assert text.startswith(old[:4])
         assert f"|{change.ref.digest[:8]}: " in text
         assert stream.finished is not None
-        assert stream.finished.adapter == change.ref.digest
+        assert stream.finished.mix == Mix.of(change.ref.digest)
     assert "|" not in await untouched.rest()
     await deck.settle()
     assert deck.resident() == {change.ref.digest}
@@ -220,7 +221,7 @@ async def test_a_switch_that_fails_after_the_commit_says_so(deck: Deck) -> None:
     assert (await deck.text("medical")).startswith(new[:8])
     assert "|" not in await stream.rest()
     assert stream.finished is not None
-    assert stream.finished.adapter == old
+    assert stream.finished.mix == Mix.of(old)
     await deck.settle()
     assert deck.resident() == {new}
     assert deck.blobs() == 2
@@ -238,7 +239,7 @@ async def test_an_answer_that_asked_for_the_old_version_itself_is_never_switched
     for stream, digest in zip(streams, (change.ref.digest, old), strict=True):
         await stream.rest()
         assert stream.finished is not None
-        assert stream.finished.adapter == digest
+        assert stream.finished.mix == Mix.of(digest)
     await deck.settle()
     assert deck.leases() == 0
 
@@ -252,7 +253,7 @@ async def test_promoting_an_alias_immediately_moves_those_who_asked_for_it(deck:
     assert change.moved == 1
     await stream.rest()
     assert stream.finished is not None
-    assert stream.finished.adapter == change.ref.digest
+    assert stream.finished.mix == Mix.of(change.ref.digest)
 
 
 async def test_a_new_name_that_fails_is_not_there(deck: Deck) -> None:

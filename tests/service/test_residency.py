@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from loradex.adapters.adapter import Adapter
 from loradex.core.adapter import Reference
+from loradex.core.mix import Mix
 from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
 from loradex.engine.config import EngineConfig
@@ -391,7 +392,7 @@ async def test_another_victim_is_taken_when_one_cannot_be_freed(make: MakeBench)
 
 async def drive(bench: Bench, lease: Lease) -> None:
     """Run a request under a lease until cancelled."""
-    request = GenerateRequest("r", (1,), Sampling(max_tokens=10**6, ignore_eos=True), lease.begin("r"))
+    request = GenerateRequest("r", (1,), Sampling(max_tokens=10**6, ignore_eos=True), Mix.of(lease.begin("r")))
     async for _ in bench.engine.generate(request):
         pass
 

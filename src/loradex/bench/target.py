@@ -10,6 +10,7 @@ import httpx
 
 from loradex.bench.workload import Request
 from loradex.core.event import Delta
+from loradex.core.mix import Mix
 from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
 from loradex.engine.base import Engine
@@ -45,7 +46,7 @@ class EngineTarget:
     async def stream(self, request: Request) -> AsyncIterator[int]:
         """Yield the number of new tokens, as they come."""
         digest = self._digests[request.adapter] if request.adapter is not None else None
-        asked = GenerateRequest(str(request.index), request.tokens, _sampling(request), digest)
+        asked = GenerateRequest(str(request.index), request.tokens, _sampling(request), Mix.of(digest))
         async for event in self._engine.generate(asked):
             if isinstance(event, Delta):
                 yield len(event.token_ids)

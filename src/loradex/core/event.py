@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from loradex.core.mix import Mix
 
 FinishReason = Literal["stop", "length", "abort"]
 
@@ -42,7 +44,7 @@ class Finished:
         reason: `stop` (end token, stop token or stop string), `length`, or `abort` (cancelled).
         stop_reason: None for the main end token, the id of another stop token, or the stop string.
         prompt_tokens, completion_tokens, cached_tokens: counts; cached ones were found in the prefix cache.
-        adapter: digest of the weights on which the answer ended, None for the base.
+        mix: the weights on which the answer ended, by digest.
         queue_seconds: from arrival to the first step that worked on it.
     """
 
@@ -51,7 +53,7 @@ class Finished:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
-    adapter: str | None = None
+    mix: Mix[str] = field(default_factory=Mix)
     queue_seconds: float = 0.0
 
 

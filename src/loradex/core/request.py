@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from loradex.core.mix import Mix
 from loradex.core.sampling import Sampling
 
 
@@ -11,11 +12,11 @@ from loradex.core.sampling import Sampling
 class GenerateRequest:
     """One answer to make.
 
-    `tokens` is the whole prompt. `adapter` is the digest of weights that are resident, and stay so until the answer
-    ends, or None for the base model. `sampling.max_tokens` is set: the service has fitted it into the context.
+    `tokens` is the whole prompt. The members of `mix` are digests of weights that are resident, and stay so until the
+    answer ends. `sampling.max_tokens` is set: the service has fitted it into the context.
     """
 
     id: str
     tokens: tuple[int, ...]
     sampling: Sampling
-    adapter: str | None = None
+    mix: Mix[str] = field(default_factory=Mix)

@@ -116,17 +116,17 @@ class Engine(Protocol):
         ...
 
     async def switch(self, old: str, new: str, requests: Collection[str] | None = None) -> int:
-        """Move running and waiting requests from resident `old` to resident `new` at a step boundary.
+        """Put resident `new` in the place of resident `old` in running and waiting requests, at a step boundary.
 
-        With `requests`, only those with these ids. Keys and values that they hold were made by other weights, so they
-        are never shared afterwards. Returns how many requests moved.
+        With `requests`, only in those with these ids; it keeps its weight in a mix. Keys and values that they hold were
+        made by other weights, so they are never shared afterwards. Returns how many requests were changed.
         """
         ...
 
     def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
         """Yield pieces of the answer as they come, then one `Finished`.
 
-        Closing the iterator cancels the request and frees all it holds. The request's adapter must be resident.
+        Closing the iterator cancels the request and frees all it holds. The request's adapters must be resident.
         """
         ...
 

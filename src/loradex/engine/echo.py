@@ -18,7 +18,7 @@ class Echo:
 
     def __init__(self, request: GenerateRequest) -> None:
         self.request = request
-        self.adapter = request.adapter
+        self.mix = request.mix
         self.admitted = asyncio.Event()
         self._echo = bytes(token for token in request.tokens if token != EOS)
         self._script = self._label() + self._echo
@@ -30,9 +30,9 @@ class Echo:
         """Tokens of prompt and answer so far."""
         return len(self.request.tokens) + self._said
 
-    def switch(self, new: str) -> None:
-        """Go on under other weights, and say so."""
-        self.adapter = new
+    def switch(self, old: str, new: str) -> None:
+        """Go on with `new` in the place of `old`, and say so."""
+        self.mix = self.mix.map(lambda digest: new if digest == old else digest)
         left = self._script[max(0, len(self._script) - len(self._echo)) :]  # without what is left of a label
         started = self._said > 0
         self._script = (b"|" if started else b"") + self._label() + left
@@ -64,10 +64,11 @@ class Echo:
 
     def finished(self, reason: FinishReason, stop_reason: int | str | None, queued: float) -> Finished:
         """Return the end of this answer."""
-        return Finished(reason, stop_reason, len(self.request.tokens), self._said, 0, self.adapter, queued)
+        return Finished(reason, stop_reason, len(self.request.tokens), self._said, 0, self.mix, queued)
 
     def _label(self) -> bytes:
-        return (self.adapter[:8] if self.adapter else "base").encode() + b": "
+        members = (f"{digest[:8]}" if weight == 1 else f"{digest[:8]}*{weight}" for digest, weight in self.mix.members)
+        return ("+".join(members) or "base").encode() + b": "
 
     def _next_token(self) -> int:
         """Take the next byte; at the end stop, or begin again where the answer may not end yet."""

@@ -1,9 +1,10 @@
 """An engine without a model: it echoes the prompt under the name of its weights. For tests, demos and interface work.
 
 Text is bytes: token ids 0 to 255 are the bytes of UTF-8, 256 ends an answer. The answer to `hello` is
-`base: hello`, or `1f2e3d4c: hello` under the adapter whose digest starts so. A request that is switched says the new
-digest where it goes on: `1f2e3d4c: he|5a6b7c8d: llo`. Sampling never changes what it says; only what ends an answer
-(`max_tokens`, `min_tokens`, `stop`, `stop_token_ids`, `ignore_eos`) has its meaning.
+`base: hello`, `1f2e3d4c: hello` under the adapter whose digest starts so, `1f2e3d4c*0.7+5a6b7c8d*0.3: hello` under a
+mix. A request that is switched says the new digest where it goes on: `1f2e3d4c: he|5a6b7c8d: llo`. Sampling never
+changes what it says; only what ends an answer (`max_tokens`, `min_tokens`, `stop`, `stop_token_ids`, `ignore_eos`) has
+its meaning.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ class FakeEngine:
         await asyncio.sleep(0)
         if digest in self.fail_unload:
             raise EngineFailed(f"The engine was told to fail the unload of {digest[:12]}")
-        if any(sequence.adapter == digest for sequence in (*self._running, *self._waiting)):
+        if any(digest in sequence.mix for sequence in (*self._running, *self._waiting)):
             raise Conflict(f"A request still uses {digest[:12]}")
         slot = self._slot(digest)
         if slot is not None:
@@ -190,10 +191,10 @@ class FakeEngine:
             raise EngineFailed("The engine was told to fail the switch")
         if self._slot(new) is None:
             raise EngineFailed(f"{new[:12]} is not resident")
-        under_old = [sequence for sequence in (*self._running, *self._waiting) if sequence.adapter == old]
+        under_old = [sequence for sequence in (*self._running, *self._waiting) if old in sequence.mix]
         moving = [sequence for sequence in under_old if requests is None or sequence.request.id in requests]
         for sequence in moving:
-            sequence.switch(new)
+            sequence.switch(old, new)
         return len(moving)
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
@@ -204,8 +205,9 @@ class FakeEngine:
             EngineStopped: the engine is not running, or was stopped meanwhile.
         """
         self._require_serving()
-        if request.adapter is not None and self._slot(request.adapter) is None:
-            raise EngineFailed(f"Request {request.id} asks for {request.adapter[:12]}, which is not resident")
+        for digest in request.mix.adapters:
+            if self._slot(digest) is None:
+                raise EngineFailed(f"Request {request.id} asks for {digest[:12]}, which is not resident")
         sequence = Echo(request)
         arrived = asyncio.get_running_loop().time()
         self._waiting.append(sequence)
@@ -216,8 +218,8 @@ class FakeEngine:
             while True:
                 await asyncio.sleep(1 / self.tokens_per_second if self.tokens_per_second else 0)
                 self._require_serving()
-                if sequence.adapter in self.fail_answer:
-                    raise EngineFailed(f"The engine was told to fail answers of {request.adapter}")
+                if broken := self.fail_answer.intersection(sequence.mix.adapters):
+                    raise EngineFailed(f"The engine was told to fail answers of {', '.join(broken)}")
                 self._steps += 1
                 delta, end = sequence.step()
                 yield delta
@@ -235,8 +237,8 @@ class FakeEngine:
                 digest=adapter.digest,
                 slot=slot,
                 bytes=adapter.bytes,
-                running=sum(sequence.adapter == adapter.digest for sequence in self._running),
-                waiting=sum(sequence.adapter == adapter.digest for sequence in self._waiting),
+                running=sum(adapter.digest in sequence.mix for sequence in self._running),
+                waiting=sum(adapter.digest in sequence.mix for sequence in self._waiting),
             )
             for slot, adapter in sorted(self._slots.items())
         )

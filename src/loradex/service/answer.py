@@ -9,6 +9,7 @@ from functools import partial
 
 from loradex.core.adapter import AdapterRef
 from loradex.core.event import Event, Finished
+from loradex.core.mix import Mix
 from loradex.core.request import GenerateRequest
 from loradex.engine.base import Engine
 from loradex.service.ending import closing
@@ -110,7 +111,7 @@ class Answer:
         # Nothing is awaited between `begin` and the engine's taking the request, so no switch comes in between. The
         # pumps of one answer take their first step one directly after the other, so all of them begin alike.
         digest = self._lease.begin(self._requests[index].id) if self._lease is not None else None
-        request = replace(self._requests[index], adapter=digest)
+        request = replace(self._requests[index], mix=Mix.of(digest))
         async with closing(self._engine.generate(request)) as events:
             async for event in events:
                 await self._room.acquire()

@@ -27,6 +27,7 @@ from typing import Literal
 from loradex.adapters.adapter import Adapter
 from loradex.core.adapter import AdapterRef, Reference
 from loradex.core.event import Finished
+from loradex.core.mix import Mix
 from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
 from loradex.engine.base import Engine, Progress
@@ -134,7 +135,7 @@ class Replacer:
 
     async def _warm(self, digest: str) -> None:
         tokens = self._engine.encode("Hello") or (0,)
-        request = GenerateRequest(f"warm-{uuid.uuid4().hex}", tokens, _ONE_TOKEN, digest)
+        request = GenerateRequest(f"warm-{uuid.uuid4().hex}", tokens, _ONE_TOKEN, Mix.of(digest))
         async with closing(self._engine.generate(request)) as events:
             async for event in events:
                 if isinstance(event, Finished) and event.reason == "abort":

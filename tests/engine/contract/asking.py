@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from loradex.core.event import Event, Finished, TokenLogprob
+from loradex.core.mix import Mix
 from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
 from loradex.engine.base import Engine
@@ -27,14 +28,15 @@ class Whole:
 
 
 def begin(
-    engine: Engine, adapter: str | None = None, prompt: str = PROMPT, name: str = "", **sampling: object
+    engine: Engine, adapter: Mix[str] | str | None = None, prompt: str = PROMPT, name: str = "", **sampling: object
 ) -> AsyncIterator[Event]:
     """Ask for a greedy answer of 12 tokens, or as `sampling` says."""
     wanted = Sampling(**({"temperature": 0.0, "max_tokens": 12} | sampling))  # type: ignore[arg-type]
-    return engine.generate(GenerateRequest(name or f"r{next(_numbers)}", engine.encode(prompt), wanted, adapter))
+    mix = adapter if isinstance(adapter, Mix) else Mix.of(adapter)
+    return engine.generate(GenerateRequest(name or f"r{next(_numbers)}", engine.encode(prompt), wanted, mix))
 
 
-def endless(engine: Engine, adapter: str | None = None, name: str = "") -> AsyncIterator[Event]:
+def endless(engine: Engine, adapter: Mix[str] | str | None = None, name: str = "") -> AsyncIterator[Event]:
     """Ask for an answer that ends after a hundred tokens, if nothing happens to it."""
     return begin(engine, adapter, "go", name, max_tokens=100, ignore_eos=True)
 

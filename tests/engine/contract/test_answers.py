@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from loradex.core.mix import Mix
 from loradex.engine.base import Engine
 from loradex.errors import InvalidRequest, LoradexError
 
@@ -40,7 +41,7 @@ async def test_an_answer_is_pieces_and_one_end(engine: Engine) -> None:
     assert len(answer.tokens) == answer.end.completion_tokens == 12
     assert (answer.end.reason, answer.end.stop_reason) == ("length", None)
     assert answer.end.prompt_tokens == len(engine.encode(PROMPT))
-    assert answer.end.adapter is None
+    assert answer.end.mix == Mix()
     assert answer.end.queue_seconds >= 0
 
 

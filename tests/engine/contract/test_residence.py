@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from loradex.core.mix import Mix
 from loradex.engine.base import Engine
 from loradex.errors import AdapterDamaged, Conflict, EngineStopped, LoradexError, Overloaded
 
@@ -22,7 +23,7 @@ async def test_a_loaded_adapter_is_resident_and_answers(engine: Engine, save: Sa
     (resident,) = engine.resident()
     assert (resident.digest, resident.running, resident.waiting) == (adapter.digest, 0, 0)
     assert resident.bytes > 0
-    assert (await whole(begin(engine, adapter.digest))).end.adapter == adapter.digest
+    assert (await whole(begin(engine, adapter.digest))).end.mix == Mix.of(adapter.digest)
 
 
 async def test_loading_what_is_resident_does_nothing(engine: Engine, save: Save) -> None:
@@ -40,7 +41,7 @@ async def test_a_prepared_adapter_is_not_resident_and_loads_like_any_other(engin
     with pytest.raises(LoradexError):
         await whole(begin(engine, adapter.digest))
     await engine.load(adapter)
-    assert (await whole(begin(engine, adapter.digest))).end.adapter == adapter.digest
+    assert (await whole(begin(engine, adapter.digest))).end.mix == Mix.of(adapter.digest)
 
 
 async def test_there_are_max_loras_slots(engine: Engine, save: Save) -> None:
@@ -72,7 +73,37 @@ async def test_many_adapters_and_the_base_answer_together_as_alone(engine: Engin
     alone = [(await whole(begin(engine, digest))).tokens for digest in digests]
     together = await asyncio.gather(*(whole(begin(engine, digest)) for digest in digests))
     assert [answer.tokens for answer in together] == alone
-    assert [answer.end.adapter for answer in together] == digests
+    assert [answer.end.mix for answer in together] == [Mix.of(digest) for digest in digests]
+
+
+async def test_mixes_answer_beside_their_members_as_alone(engine: Engine, save: Save) -> None:
+    one, other = save(engine, 1), save(engine, 2)
+    await engine.load(one)
+    await engine.load(other)
+    half, rest = ((one.digest, 0.5), (other.digest, 0.5)), ((one.digest, -0.25), (other.digest, 3.0))
+    mixes = [Mix(), Mix.of(one.digest), Mix(half), Mix(rest), Mix.of(other.digest)]
+    alone = [(await whole(begin(engine, mix))).tokens for mix in mixes]
+    together = await asyncio.gather(*(whole(begin(engine, mix)) for mix in mixes))
+    assert [answer.tokens for answer in together] == alone
+    assert [answer.end.mix for answer in together] == mixes
+    assert len(set(alone)) == 5
+
+
+async def test_a_mix_uses_all_of_its_members(start: Start, save: Save) -> None:
+    engine = await start(max_loras=3)
+    one, other, third = (save(engine, seed) for seed in (1, 2, 3))
+    for adapter in (one, other, third):
+        await engine.load(adapter)
+    task = asyncio.create_task(whole(endless(engine, Mix(((one.digest, 0.5), (other.digest, 0.5))))))
+    await until(lambda: engine.stats().running == 1)
+    assert [resident.running for resident in engine.resident()] == [1, 1, 0]
+    for adapter in (one, other):
+        with pytest.raises(Conflict):
+            await engine.unload(adapter.digest)
+    assert await engine.switch(other.digest, third.digest) == 1
+    await engine.unload(other.digest)
+    assert [resident.running for resident in engine.resident()] == [1, 1]
+    assert (await task).end.mix == Mix(((one.digest, 0.5), (third.digest, 0.5)))
 
 
 async def test_weights_in_use_are_not_freed(engine: Engine, save: Save) -> None:
@@ -97,8 +128,8 @@ async def test_a_switch_moves_running_and_waiting_requests(start: Start, save: S
     await until(lambda: engine.stats().running == 1 and engine.stats().waiting == 2)
     assert await engine.switch(old.digest, new.digest) == 2
     await engine.unload(old.digest)
-    ends = [answer.end.adapter for answer in await asyncio.gather(running, waiting, base)]
-    assert ends == [new.digest, new.digest, None]
+    ends = [answer.end.mix for answer in await asyncio.gather(running, waiting, base)]
+    assert ends == [Mix.of(new.digest), Mix.of(new.digest), Mix()]
 
 
 async def test_a_switch_of_some_requests_leaves_the_others(start: Start, save: Save) -> None:
@@ -110,7 +141,7 @@ async def test_a_switch_of_some_requests_leaves_the_others(start: Start, save: S
     tasks = [asyncio.create_task(whole(endless(engine, old.digest, name))) for name in names]
     await until(lambda: engine.stats().running == 2)
     assert await engine.switch(old.digest, new.digest, {"goes", "unknown"}) == 1
-    assert [(await task).end.adapter for task in tasks] == [new.digest, old.digest]
+    assert [(await task).end.mix for task in tasks] == [Mix.of(new.digest), Mix.of(old.digest)]
 
 
 async def test_a_request_counts_from_its_first_turn(engine: Engine, save: Save) -> None:
@@ -120,7 +151,7 @@ async def test_a_request_counts_from_its_first_turn(engine: Engine, save: Save) 
     task = asyncio.create_task(whole(endless(engine, old.digest)))
     await asyncio.sleep(0)
     assert await engine.switch(old.digest, new.digest) == 1
-    assert (await task).end.adapter == new.digest
+    assert (await task).end.mix == Mix.of(new.digest)
 
 
 async def test_stopping_ends_what_runs_and_may_be_done_twice(engine: Engine) -> None:

@@ -3,13 +3,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from loradex.core.mix import Mix
 from loradex.engine.local.blocks import Blocks, chain_key, root_key
 
 
 def test_keys_tell_weights_apart() -> None:
     tokens = [1, 2, 3]
-    keys = {chain_key(root_key(adapter), tokens) for adapter in (None, "base", "a", "b")}
-    assert len(keys) == 4
+    mixes = [Mix.of(adapter) for adapter in (None, "base", "a", "b")]
+    mixes += [Mix((("a", weight), ("b", 1.0))) for weight in (0.7, 0.7000000000000001, -0.7, 0.0)]
+    assert len({chain_key(root_key(mix), tokens) for mix in mixes}) == len(mixes) == 8
 
 
 @given(st.lists(st.integers(0, 2**40), min_size=1, max_size=5), st.lists(st.integers(0, 2**40), min_size=1, max_size=5))

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from loradex.core.event import Delta, Finished
+from loradex.core.mix import Mix
 from loradex.core.prompt import ChatPrompt, Message
 from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
@@ -43,7 +44,7 @@ async def collect(
 ) -> tuple[str, list[int], Finished]:
     text, tokens = "", []
     wanted = Sampling(**({"temperature": 0.0, "max_tokens": 8} | sampling))
-    async for event in engine.generate(GenerateRequest("r", PROMPT, wanted, adapter)):
+    async for event in engine.generate(GenerateRequest("r", PROMPT, wanted, Mix.of(adapter))):
         if isinstance(event, Finished):
             return text, tokens, event
         text += event.text
@@ -104,7 +105,7 @@ async def test_logprobs_sum_up(llama, running: Running) -> None:
 async def test_closing_the_iterator_frees_everything(llama, running: Running) -> None:
     async with running(llama) as engine:
         endless = Sampling(temperature=0.0, max_tokens=200, ignore_eos=True)
-        stream = engine.generate(GenerateRequest("r", PROMPT, endless, llama.adapters[0].digest))
+        stream = engine.generate(GenerateRequest("r", PROMPT, endless, Mix.of(llama.adapters[0].digest)))
         await anext(stream)
         with pytest.raises(Conflict):
             await engine.unload(llama.adapters[0].digest)
@@ -137,13 +138,13 @@ async def test_a_switch_moves_running_answers_and_their_blocks_are_not_shared(ll
     async with running(llama) as engine:
         alone = await collect(engine, new, max_tokens=40, ignore_eos=True)
         endless = Sampling(temperature=0.0, max_tokens=150, ignore_eos=True)
-        stream = engine.generate(GenerateRequest("r", PROMPT, endless, old))
+        stream = engine.generate(GenerateRequest("r", PROMPT, endless, Mix.of(old)))
         await anext(stream)
         assert await engine.switch(old, new) == 1
         await engine.unload(old)
         events = [event async for event in stream]
         assert isinstance(events[-1], Finished)
-        assert events[-1].adapter == new
+        assert events[-1].mix == Mix.of(new)
         again = await collect(engine, new, max_tokens=40, ignore_eos=True)
     assert again[1] == alone[1]
 

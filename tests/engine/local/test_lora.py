@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from loradex.core.mix import Mix
 from loradex.core.sampling import Sampling
 from loradex.engine.local import compiled
 from loradex.engine.local.batch import Narrow
@@ -89,6 +90,29 @@ def test_mixed_slots_with_rows_of_the_base_between(shape: tuple[int, int], dtype
         compare(x, y, segments, table, job)
 
 
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rows_with_several_weighted_adapters(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    torch.manual_seed(4)
+    chance = random.Random(4)
+    table, job = deck([4, None, 13, 1, 64, 32, 16, 5], shape, dtype)
+    for _ in range(10):
+        segments, row = [], 0
+        for _ in range(chance.randrange(1, 5)):
+            row += chance.randrange(3)
+            end = row + chance.randrange(1, 9)
+            for slot in chance.sample(range(8), chance.randrange(1, 5)):
+                segments.append(Segment(row, end, slot, chance.choice([1.0, 0.3, -0.7, 0.0])))
+            row = end
+        x, y = torch.randn(row, shape[0]).to(dtype), torch.randn(row, shape[1]).to(dtype)
+        compare(x, y, segments, table, job)
+        first, again = y.clone(), y.clone()
+        job.add(x, first, Narrow(segments))
+        job.add(x, again, Narrow(segments))
+        assert torch.equal(first, again)
+
+
 def test_rows_outside_the_segments_are_not_touched() -> None:
     table, job = deck([4, 8], (64, 96), torch.bfloat16)
     x, y = torch.randn(5, 64).bfloat16(), torch.randn(5, 96).bfloat16()
@@ -135,7 +159,7 @@ def decodes(family: Family, rows: list[int | None]) -> tuple[StepPlan, StepPlan]
     prefill, decode = [], []
     for i, digest in enumerate(sorted(digests, key=lambda digest: digest or "")):
         tokens = [chance.randrange(256) for _ in range(20 + i)]
-        made = Sequence(str(i), tokens, len(tokens), Sampling(), digest, blocks=[2 * i, 2 * i + 1])
+        made = Sequence(str(i), tokens, len(tokens), Sampling(), Mix.of(digest), blocks=[2 * i, 2 * i + 1])
         prefill.append(Chunk(made, 0, len(tokens) - 1, samples=False))
         decode.append(Chunk(made, len(tokens) - 1, 1, samples=True))
     return StepPlan(tuple(prefill)), StepPlan(tuple(decode))

@@ -14,6 +14,7 @@ import torch
 
 from loradex.adapters.adapter import Adapter
 from loradex.adapters.packs import PackFolder
+from loradex.core.mix import Mix
 from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
 from loradex.engine.local import loader
@@ -167,7 +168,9 @@ async def test_answers_are_the_same_from_packs(llama: Family, running: Running, 
         async with running(llama, **settings) as engine:
             found = []
             for digest in (None, *(adapter.digest for adapter in llama.adapters)):
-                request = GenerateRequest("x", (1, 2, 3, 4, 5), Sampling(temperature=0.0, max_tokens=12), digest)
+                request = GenerateRequest(
+                    "x", (1, 2, 3, 4, 5), Sampling(temperature=0.0, max_tokens=12), Mix.of(digest)
+                )
                 tokens = [getattr(event, "tokens", ()) async for event in engine.generate(request)]
                 found.append([token for part in tokens for token in part])
             return found

@@ -8,6 +8,7 @@ import random
 import pytest
 import torch
 
+from loradex.core.mix import Mix
 from loradex.core.sampling import Sampling
 from loradex.engine.local.engine import LocalEngine
 from loradex.engine.local.plan import Chunk, StepPlan
@@ -56,7 +57,7 @@ async def test_logits_of_a_mixed_batch_are_those_of_peft(name: str, family, runn
         for tokens, adapter in cases:
             blocks = list(range(block, block + 3))
             block += 3
-            made_up = Sequence("x", tokens, len(tokens), GREEDY, digest(made, adapter), blocks=blocks)
+            made_up = Sequence("x", tokens, len(tokens), GREEDY, Mix.of(digest(made, adapter)), blocks=blocks)
             chunks.append(Chunk(made_up, 0, len(tokens), samples=True))
         ours = runner.logits(StepPlan(tuple(chunks)))
     theirs = torch.stack([oracle.logits(tokens, adapter)[-1] for tokens, adapter in cases])
@@ -64,6 +65,46 @@ async def test_logits_of_a_mixed_batch_are_those_of_peft(name: str, family, runn
     base = torch.stack([oracle.logits(tokens, None)[-1] for tokens, _ in cases])
     assert [bool(moved > 0.1) for moved in (theirs - base).abs().amax(dim=-1)] == [a is not None for _, a in cases]
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+MIXES: list[dict[int, float]] = [{0: 0.7, 1: 0.3}, {2: -0.5, 0: 1.0, 1: 0.25}, {1: 2.0}, {0: 1.0, 2: 1.0}]
+
+
+@pytest.mark.parametrize("name", [*tiny.FAMILIES, *tiny.OTHERS])
+async def test_mixes_in_a_mixed_batch_say_what_peft_says_of_their_weighted_sum(
+    name: str, family, running: Running
+) -> None:
+    made = family(name)
+    oracle = made.oracle()
+    digests = [adapter.digest for adapter in made.adapters]
+    mixes = [Mix(tuple((digests[a], weight) for a, weight in members.items())) for members in MIXES]
+    mixes = [*mixes, *map(Mix.of, [None, *digests]), *mixes]
+    theirs = [*map(oracle.combine, MIXES), None, 0, 1, 2, *map(oracle.combine, MIXES)]
+    cases = list(zip(prompts(len(mixes)), mixes, theirs, strict=True))
+    async with running(made, max_batched_tokens=24) as engine:
+        answers = await asyncio.gather(
+            *(answer(engine, str(i), tokens, mix, GREEDY) for i, (tokens, mix, _) in enumerate(cases))
+        )
+    for (tokens, _, combined), said in zip(cases, answers, strict=True):
+        assert said == oracle.greedy(tokens, said, combined)
+
+
+async def test_logits_of_mixes_are_those_of_peft_weighted_sums(family, running: Running) -> None:
+    made = family("llama")
+    oracle = made.oracle()
+    asked = [{}, *MIXES]
+    async with running(made) as engine:
+        runner = engine._loop._runner  # the thread is idle: nothing was submitted
+        prefill, decode, tokens = [], [], prompts(len(asked))
+        for i, (own, members) in enumerate(zip(tokens, asked, strict=True)):
+            mix = Mix(tuple((made.adapters[a].digest, weight) for a, weight in members.items()))
+            row = Sequence("x", own, len(own), GREEDY, mix, blocks=list(range(3 * i, 3 * i + 3)))
+            prefill.append(Chunk(row, 0, len(own), samples=True))
+            decode.append(Chunk(row, len(own) - 1, 1, samples=True))
+        ours = [runner.logits(StepPlan(tuple(chunks))) for chunks in (prefill, decode)]
+    theirs = [oracle.logits(own, oracle.combine(m) if m else None)[-1] for own, m in zip(tokens, asked, strict=True)]
+    for path in ours:
+        torch.testing.assert_close(path, torch.stack(theirs), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loradex.core.mix import Mix
 from loradex.core.sampling import Sampling
 from loradex.engine.local.blocks import Blocks
 from loradex.engine.local.line import OVERTAKES
@@ -25,8 +26,9 @@ def scheduler(
     )
 
 
-def sequence(name: str, length: int, adapter: str | None = None, start: int = 0) -> Sequence:
-    return Sequence(name, list(range(start, start + length)), length, Sampling(), adapter)
+def sequence(name: str, length: int, adapter: Mix[str] | str | None = None, start: int = 0) -> Sequence:
+    mix = adapter if isinstance(adapter, Mix) else Mix.of(adapter)
+    return Sequence(name, list(range(start, start + length)), length, Sampling(), mix)
 
 
 def step(scheduler: Scheduler) -> StepPlan:
@@ -67,7 +69,8 @@ def test_rows_of_one_adapter_lie_together_and_the_base_comes_first() -> None:
     line = scheduler()
     for name, adapter in (("1", "b"), ("2", None), ("3", "a"), ("4", "b"), ("5", None)):
         line.add(sequence(name, 2, adapter))
-    assert [chunk.sequence.adapter for chunk in step(line).chunks] == [None, None, "a", "b", "b"]
+    rows = [None, None, "a", "b", "b"]
+    assert [chunk.sequence.mix for chunk in step(line).chunks] == [Mix.of(adapter) for adapter in rows]
 
 
 def test_equal_prompts_share_blocks_under_equal_weights_only() -> None:
@@ -98,7 +101,7 @@ def test_a_switched_sequence_never_shares_its_blocks_again() -> None:
         step(line)
     tokens = list(mixed.tokens)
     line.remove(mixed)
-    line.add(later := Sequence("later", tokens, len(tokens), Sampling(), "new"))
+    line.add(later := Sequence("later", tokens, len(tokens), Sampling(), Mix.of("new")))
     step(line)
     assert later.cached == 0
 
@@ -204,9 +207,31 @@ def test_only_the_named_requests_are_switched() -> None:
         line.add(each)
     step(line)
     assert line.switch("old", "new", {"runs", "waits", "unknown"}) == 2
-    assert [each.adapter for each in made] == ["new", "old", "new", "old"]
+    assert [each.mix for each in made] == [Mix.of(digest) for digest in ("new", "old", "new", "old")]
     assert {waiting.id for waiting in line.waiting} == {"waits", "waits on"}
     assert [each.private for each in made] == [True, False, False, False]
+
+
+def test_a_switch_changes_one_member_of_a_mix() -> None:
+    line = scheduler(blocks=64, sequences=2, cache=False)
+    both, other = Mix((("old", 0.5), ("c", 2.0))), Mix((("c", 1.0),))
+    for name, mix in (("runs", both), ("runs too", other), ("waits", both), ("waits too", other)):
+        line.add(sequence(name, 2, mix))
+    step(line)
+    assert line.switch("old", "new") == 2
+    assert {each.mix for each in (*line.running, *line.waiting)} == {Mix((("new", 0.5), ("c", 2.0))), other}
+    assert line.switch("new", "c") == 2
+    # What it was in twice it is in once, with both weights.
+    assert {each.mix for each in (*line.running, *line.waiting)} == {Mix((("c", 2.5),)), other}
+    assert [each.private for each in line.running] == [True, False]
+
+
+def test_rows_of_one_mix_lie_together_and_take_turns_as_one() -> None:
+    line = scheduler(blocks=64, sequences=8, cache=False)
+    both = Mix((("a", 0.7), ("b", 0.3)))
+    for name, mix in (("1", "b"), ("2", both), ("3", None), ("4", "a"), ("5", both)):
+        line.add(sequence(name, 2, mix))
+    assert [chunk.sequence.id for chunk in step(line).chunks] == ["3", "2", "5", "4", "1"]
 
 
 def step_admits(line: Scheduler) -> list[Sequence]:
@@ -242,7 +267,7 @@ def test_every_adapter_waits_a_bounded_number_of_steps(
             if when == turn:
                 line.add(made := sequence(f"rare-{index}", length, f"rare{adapter}"))
                 came[made.id] = turn
-                ahead[made.id] = 1 + sum(other.adapter == made.adapter for other in line.waiting)
+                ahead[made.id] = 1 + sum(other.mix == made.mix for other in line.waiting)
         plan = step(line)
         assert plan.tokens <= 16
         if any(chunk.start >= chunk.sequence.prompt_len for chunk in plan.chunks):
@@ -259,8 +284,8 @@ def test_every_adapter_waits_a_bounded_number_of_steps(
         if not came and turn > 60:
             break
     assert not came
-    for adapter in {found.adapter for found in began}:
-        arrivals = [found.arrival for found in began if found.adapter == adapter]
+    for mix in {found.mix for found in began}:
+        arrivals = [found.arrival for found in began if found.mix == mix]
         assert arrivals == sorted(arrivals)
 
 

@@ -28,6 +28,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from loradex.adapters.adapter import Adapter
 from loradex.core.event import Delta, Finished
+from loradex.core.mix import Mix
 from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
 from loradex.engine.local.engine import LocalEngine
@@ -152,7 +153,7 @@ class Oracle:
         self.model.eval()
 
     @torch.inference_mode()
-    def logits(self, tokens: list[int], adapter: int | None) -> torch.Tensor:
+    def logits(self, tokens: list[int], adapter: int | str | None) -> torch.Tensor:
         """Return the logits after each token, `[tokens, vocabulary]`."""
         ids = torch.tensor([tokens])
         if adapter is None:
@@ -161,7 +162,16 @@ class Oracle:
         self.model.set_adapter(str(adapter))
         return self.model(input_ids=ids, use_cache=False).logits[0]
 
-    def greedy(self, prompt: list[int], answer: list[int], adapter: int | None) -> list[int]:
+    def combine(self, members: dict[int, float]) -> str:
+        """Make PEFT's weighted sum of adapters, by number; return a name that `logits` takes."""
+        name = "+".join(f"{adapter}x{weight}" for adapter, weight in members.items()).replace(".", "_")
+        if name not in self.model.peft_config:
+            # Those without rsLoRA first: PEFT scales the sum, which is scaled already, as the first one's options say.
+            names, weights = zip(*((str(adapter), members[adapter]) for adapter in sorted(members)), strict=True)
+            self.model.add_weighted_adapter(list(names), list(weights), name, combination_type="cat")
+        return name
+
+    def greedy(self, prompt: list[int], answer: list[int], adapter: int | str | None) -> list[int]:
         """Return what greedy decoding says at each place of `answer`, given what comes before.
 
         By induction it equals `answer` if and only if greedy decoding of the prompt gives `answer`; one pass shows it.
@@ -188,13 +198,14 @@ GREEDY = Sampling(temperature=0.0, max_tokens=16)
 
 
 async def answer(
-    engine: LocalEngine, name: str, tokens: list[int], adapter: str | None, sampling: Sampling
+    engine: LocalEngine, name: str, tokens: list[int], adapter: Mix[str] | str | None, sampling: Sampling
 ) -> list[int]:
     said: list[int] = []
-    async for event in engine.generate(GenerateRequest(name, tuple(tokens), sampling, adapter)):
+    mix = adapter if isinstance(adapter, Mix) else Mix.of(adapter)
+    async for event in engine.generate(GenerateRequest(name, tuple(tokens), sampling, mix)):
         if isinstance(event, Delta):
             said.extend(event.token_ids)
         elif isinstance(event, Finished):
             assert event.completion_tokens == len(said)
-            assert event.adapter == adapter
+            assert event.mix == mix
     return said

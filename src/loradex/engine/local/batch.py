@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 import numpy as np
 import torch
@@ -52,21 +52,32 @@ class Decodes:
 
 
 class Narrow:
-    """Segments of few rows, as the LoRA kernel reads them: int64 `[count, 4]`, see `SEGMENT` in `lora_numba`."""
+    """Segments of few rows, as the LoRA kernel reads them: int64 `[count, 6]`, see `SEGMENT` in `lora_numba`.
+
+    `rows` are those of all segments; a row counts once for each of its adapters.
+    """
 
     def __init__(self, segments: Sequence[Segment]) -> None:
         before = [0, *accumulate(segment.end - segment.start for segment in segments)]
         self.count = len(segments)
         self.rows = before.pop()
-        self._segments = np.array(
-            [(s.start, s.end, s.slot, n) for s, n in zip(segments, before, strict=True)], np.int64
-        )
+        weights = np.array([segment.weight for segment in segments], np.float64).view(np.int64)
+        rows = zip(segments, before, _sharers(segments), weights, strict=True)
+        self._segments = np.array([(s.start, s.end, s.slot, *rest) for s, *rest in rows], np.int64)
         self.address: int = self._segments.ctypes.data
+
+
+def _sharers(segments: Sequence[Segment]) -> Iterator[int]:
+    """Yield, for the first of the segments that share their rows, how many they are, and 0 for the others."""
+    for _, sharing in groupby(segments, lambda segment: segment.start):
+        count = len(list(sharing))
+        yield count
+        yield from [0] * (count - 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One step: prompts and decodes, rows by adapter, `cells` (`[rows]`) where this step's keys and values go.
+    """One step: prompts and decodes, rows by mix, `cells` (`[rows]`) where this step's keys and values go.
 
     `narrow` are the segments that the LoRA kernel takes where a linear has it, `wide` those that it leaves to the
     reference. Without kernel or narrow segments `narrow` is None.

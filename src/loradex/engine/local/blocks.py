@@ -7,10 +7,12 @@ from array import array
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 
+from loradex.core.mix import Mix
 
-def root_key(adapter: str | None) -> bytes:
-    """Return the key that all prefixes under these weights grow from. The tag keeps base and digests apart."""
-    return b"base" if adapter is None else b"adapter:" + adapter.encode()
+
+def root_key(mix: Mix[str]) -> bytes:
+    """Return the key that all prefixes under these weights grow from."""
+    return "+".join(f"{digest}*{weight.hex()}" for digest, weight in mix.members).encode()
 
 
 def chain_key(parent: bytes, tokens: Sequence[int]) -> bytes:

@@ -123,7 +123,7 @@ class LocalEngine:
         await asyncio.wrap_future(self._running().remove(digest))
 
     async def switch(self, old: str, new: str, requests: Collection[str] | None = None) -> int:
-        """Move requests, all or those with these ids, from `old` to resident `new` at a step boundary.
+        """Put resident `new` in the place of `old`, in all requests or those with these ids, at a step boundary.
 
         Returns how many moved. A request that begins while this is awaited is not moved.
         """
@@ -141,9 +141,7 @@ class LocalEngine:
         seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
         # Ids of requests come from clients and may repeat; the loop's own never do.
         key = str(next(self._numbers))
-        answer = Answer(
-            key, list(request.tokens), len(request.tokens), sampling, request.adapter, seed, request=request.id
-        )
+        answer = Answer(key, list(request.tokens), len(request.tokens), sampling, request.mix, seed, request=request.id)
         output = Output(self._text, answer, self._eos, self.info.max_model_len)
         messages: asyncio.Queue[Message] = asyncio.Queue()
         self._queues[key] = messages

@@ -7,32 +7,33 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from loradex.core.mix import Mix
 from loradex.engine.local.sequence import Sequence
 
 OVERTAKES = 8
-"""How many sequences of other adapters may pass one that does not fit, before the line closes until it does."""
+"""How many sequences of other mixes may pass one that does not fit, before the line closes until it does."""
 
 
 @dataclass(slots=True)
 class _Queue:
-    """The sequences that wait for one adapter, first come first, and how often the first of them was passed."""
+    """The sequences that wait for one mix, first come first, and how often the first of them was passed."""
 
     sequences: deque[Sequence] = field(default_factory=deque)
     passed: int = 0
 
 
 class Line:
-    """The waiting sequences: first come first served within an adapter, turn by turn among adapters.
+    """The waiting sequences: first come first served within a mix, turn by turn among mixes, most of one adapter.
 
-    An adapter that has had its turn goes behind all others that wait, so however many requests a popular one sends,
-    each other adapter is next after at most one of every adapter before it. Sequences that were preempted stand before
+    A mix that has had its turn goes behind all others that wait, so however many requests a popular one sends, each
+    other one is next after at most one of every mix before it. Sequences that were preempted stand before
     all others and nobody passes them: memory is short then, and whoever came in before them would be next to give way.
     """
 
     def __init__(self, overtakes: int = OVERTAKES) -> None:
         self.overtakes = overtakes
         self._returned: deque[Sequence] = deque()
-        self._queues: OrderedDict[str | None, _Queue] = OrderedDict()
+        self._queues: OrderedDict[Mix[str], _Queue] = OrderedDict()
         self._arrivals = 0
 
     def __len__(self) -> int:
@@ -44,10 +45,10 @@ class Line:
             yield from queue.sequences
 
     def append(self, sequence: Sequence) -> None:
-        """Add a new sequence; an adapter that had nobody here gets the last turn."""
+        """Add a new sequence; a mix that had nobody here gets the last turn."""
         sequence.arrival = self._arrivals
         self._arrivals += 1
-        self._queues.setdefault(sequence.adapter, _Queue()).sequences.append(sequence)
+        self._queues.setdefault(sequence.mix, _Queue()).sequences.append(sequence)
 
     def put_back(self, sequence: Sequence) -> None:
         """Add a preempted sequence, before all others."""
@@ -64,17 +65,17 @@ class Line:
                 return
 
     def take(self, sequence: Sequence) -> None:
-        """Let a candidate go. Those before it were passed; its adapter's next turn is the last."""
+        """Let a candidate go. Those before it were passed; its mix's next turn is the last."""
         if self._returned:
             self._returned.remove(sequence)
             return
-        for adapter, queue in self._queues.items():
-            if adapter == sequence.adapter:
+        for mix, queue in self._queues.items():
+            if mix == sequence.mix:
                 break
             queue.passed += 1
         self._drop(sequence)
-        if sequence.adapter in self._queues:
-            self._queues.move_to_end(sequence.adapter)
+        if sequence.mix in self._queues:
+            self._queues.move_to_end(sequence.mix)
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence that is wanted no more."""
@@ -83,20 +84,20 @@ class Line:
         else:
             self._drop(sequence)
 
-    def move(self, sequence: Sequence, new: str) -> None:
+    def move(self, sequence: Sequence, new: Mix[str]) -> None:
         """Follow a switch: a sequence waits for `new` instead, among those by order of arrival."""
         if sequence in self._returned:
-            sequence.adapter = new
+            sequence.mix = new
             return
         self._drop(sequence)
-        sequence.adapter = new
+        sequence.mix = new
         queue = self._queues.setdefault(new, _Queue())
         insort(queue.sequences, sequence, key=lambda other: other.arrival)
 
     def _drop(self, sequence: Sequence) -> None:
-        queue = self._queues[sequence.adapter]
+        queue = self._queues[sequence.mix]
         if queue.sequences[0] is sequence:
             queue.passed = 0
         queue.sequences.remove(sequence)
         if not queue.sequences:
-            del self._queues[sequence.adapter]
+            del self._queues[sequence.mix]

@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -107,7 +108,7 @@ class Loop:
         def remove() -> None:
             if digest not in self._runner.slots:
                 return
-            if busy := sum(job.sequence.adapter == digest for job in self._jobs.values()):
+            if busy := sum(digest in job.sequence.mix for job in self._jobs.values()):
                 raise Conflict(f"{busy} requests still use the adapter {digest[:12]}", hint="Wait until they end")
             self._runner.remove(digest)
             del self._count.bytes[digest]
@@ -115,7 +116,7 @@ class Loop:
         return self._ask(remove)
 
     def switch(self, old: str, new: str, requests: Collection[str] | None) -> Future[int]:
-        """Move sequences from one adapter to another; the future holds how many."""
+        """Put one adapter in the place of another; the future holds in how many sequences."""
         return self._ask(lambda: self._scheduler.switch(old, new, requests))
 
     def _ask(self, act: Callable[[], Any]) -> Future[Any]:
@@ -227,7 +228,7 @@ class Loop:
             prompt_tokens=sequence.prompt_len,
             completion_tokens=sequence.output_len,
             cached_tokens=sequence.cached or 0,
-            adapter=sequence.adapter,
+            mix=sequence.mix,
             queue_seconds=(job.began or job.arrived) - job.arrived,
         )
 
@@ -266,9 +267,9 @@ class Loop:
         )
 
     def _resident(self) -> tuple[Resident, ...]:
-        running = [sequence.adapter for sequence in self._scheduler.running]
-        waiting = [sequence.adapter for sequence in self._scheduler.waiting]
+        running = Counter(digest for sequence in self._scheduler.running for digest in sequence.mix.adapters)
+        waiting = Counter(digest for sequence in self._scheduler.waiting for digest in sequence.mix.adapters)
         return tuple(
-            Resident(digest, slot, self._count.bytes[digest], running.count(digest), waiting.count(digest))
+            Resident(digest, slot, self._count.bytes[digest], running[digest], waiting[digest])
             for digest, slot in self._runner.slots.items()
         )

@@ -1,7 +1,7 @@
 """The batched LoRA operation: many adapters, one input.
 
 This is the reference, in plain torch, and the path for segments of many rows, where two matrix products are best. Its
-interface is the one that `lora_numba` implements for few rows: rows sorted by adapter, described by segments; a table
+interface is the one that `lora_numba` implements for few rows: rows sorted by mix, described by segments; a table
 that leads from a slot to the adapter's own tensors, so that switching an adapter is one integer and nothing is copied
 or padded to a common rank.
 """
@@ -16,11 +16,16 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Rows from `start` up to `end`, all of the adapter in `slot`. Rows outside every segment are the base's."""
+    """Rows from `start` up to `end`, on which the adapter in `slot` has this weight.
+
+    Rows outside every segment are the base's. Rows with several adapters are in as many segments, which follow one
+    another and have the same start and end.
+    """
 
     start: int
     end: int
     slot: int
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ Table = list[LoraPair | None]
 
 
 def apply_lora(x: torch.Tensor, y: torch.Tensor, segments: Sequence[Segment], table: Table) -> None:
-    """Add `scaling * (x a^T) b` to the rows of each segment of `y`, in place.
+    """Add `weight * scaling * (x a^T) b` to the rows of each segment of `y`, in place.
 
     `x` is `[rows, in_features]`, `y` is `[rows, out_features]`, both in the dtype of the pairs.
     """
@@ -48,4 +53,4 @@ def apply_lora(x: torch.Tensor, y: torch.Tensor, segments: Sequence[Segment], ta
         pair = table[segment.slot]
         if pair is not None:
             shrunk = torch.mm(x[segment.start : segment.end], pair.a.t())
-            y[segment.start : segment.end].addmm_(shrunk, pair.b, alpha=pair.scaling)
+            y[segment.start : segment.end].addmm_(shrunk, pair.b, alpha=pair.scaling * segment.weight)

@@ -23,7 +23,9 @@ TAKEN = 0  # pieces taken so far; 0 at the start, and the first field
 SHRUNK = 1  # pieces of the shrink that are done; 0 at the start
 THREADS = 2  # how many threads run the job
 SEGMENTS = 3  # how many segments
-SEGMENT = 4  # address of int64 [segments, 4]: first row, end row, slot, rows of the segments before
+SEGMENT = 4  # address of int64 [segments, 6]: first row, end row, slot, rows of the segments before, sharers, weight
+#              as the bits of a float64. Sharers are segments with the same rows, which follow one another: their number
+#              for the first, 0 for the others
 INPUT = 5  # address of the input, [rows, in]
 WIDTH_IN = 6  # in
 OUTPUT = 7  # address of the output, [rows, out]
@@ -39,6 +41,7 @@ FIELDS = 15
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 _TILE = 1024  # words of float32 sums that stay in the first-level cache
 _NEAR = 128  # words of a row between two requests for what is read next
+_FIRST, _LAST = 1, 2
 _MATH = {"reassoc", "contract", "nsz", "arcp"}  # no `nnan`, `ninf`: a NaN must stay one
 
 
@@ -164,17 +167,20 @@ def _shrink(x: Any, a: Any, h: Any, ranks: Any, scaling: Any, ahead: Any) -> Non
 
 
 @njit(fastmath=_MATH)
-def _expand(y: Any, b: Any, width: Any, h: Any, ranks: Any, low: Any, high: Any, ahead: Any) -> None:
+def _expand(y: Any, b: Any, width: Any, h: Any, ranks: Any, low: Any, high: Any, ahead: Any, turn: Any) -> None:
     """Add `h b` to the words `y`. `b` is the address of their first column; its rows are `width` words apart.
 
-    `low` and `high` are float32 scratch for the first and second values of the words; `ahead` as in `_shrink`.
+    `low` and `high` are float32 scratch for the first and second values of the words; `ahead` as in `_shrink`. Where
+    several are added to the same words, the sums stay in the scratch from one call to the next: only in the first
+    `turn` (`_FIRST`) they are read from `y`, and in the last (`_LAST`) written to it, rounded once.
     """
     n = y.size
     pairs = _values(y[0]) == 2
-    for j in range(n):
-        low[j] = _low(y[j])
-        if pairs:
-            high[j] = _high(y[j])
+    if turn & _FIRST:
+        for j in range(n):
+            low[j] = _low(y[j])
+            if pairs:
+                high[j] = _high(y[j])
     k = 0
     while k < ranks:
         after = b + 4 * (k + 4) * width if k + 4 < ranks else ahead
@@ -201,9 +207,10 @@ def _expand(y: Any, b: Any, width: Any, h: Any, ranks: Any, low: Any, high: Any,
                     if pairs:
                         highs[j] += h0 * _high(b0[j])
         k += 4 if count == 4 else 1
-    for j in range(n):
-        both = (_round(low[j]) >> np.uint32(16)) | (_round(high[j]) & np.uint32(0xFFFF0000))
-        y[j] = _either(y[j], low[j], both)
+    if turn & _LAST:
+        for j in range(n):
+            both = (_round(low[j]) >> np.uint32(16)) | (_round(high[j]) & np.uint32(0xFFFF0000))
+            y[j] = _either(y[j], low[j], both)
 
 
 @njit
@@ -214,28 +221,33 @@ def _words(address: Any, count: Any, word: Any) -> Any:
 
 @njit
 def _place(job: Any, piece: Any, parts: Any) -> tuple[Any, ...]:
-    """Return first row, end row, slot, place of products, part, table row; parts of one segment are neighbours."""
-    segment = _words(job[SEGMENT], 4 * job[SEGMENTS], np.int64(0))[4 * (piece // parts) :]
+    """Return the row of a piece's segment, the place of its products, its part, and the row of its adapter.
+
+    Parts of one segment are neighbours.
+    """
+    segment = _words(job[SEGMENT], 6 * job[SEGMENTS], np.int64(0))[6 * (piece // parts) :]
     table = _words(job[TABLE], 3 * job[SLOTS], np.int64(0))[3 * segment[2] :]
-    return segment[0], segment[1], segment[2], segment[3] * job[RANK], piece % parts, table
+    return segment, segment[3] * job[RANK], piece % parts, table
 
 
 @njit
 def _later(job: Any, piece: Any, parts: Any, pair: Any) -> Any:
     """Return the address of what a later piece reads first, of `a` (0) or `b` (1); its own for the last piece."""
     piece = min(piece + job[THREADS], job[SEGMENTS] * parts - 1)
-    return _place(job, piece, parts)[5][pair]
+    return _place(job, piece, parts)[3][pair]
 
 
 @njit
 def _shrink_piece(job: Any, piece: Any, parts: Any, word: Any) -> None:
     """Compute the products of some ranks, for the rows of one segment."""
-    start, end, slot, place, part, table = _place(job, piece, parts)
+    segment, place, part, table = _place(job, piece, parts)
+    start, end, slot = segment[0], segment[1], segment[2]
     share = (table[2] + parts - 1) // parts
     first = min(part * share, table[2])
     ranks = min(share, table[2] - first)
     if ranks > 0:
-        scaling = _words(job[SCALING], job[SLOTS], np.float32(0))[slot]
+        weight = np.float32(_words(job[SEGMENT], 6 * job[SEGMENTS], np.float64(0))[6 * (piece // parts) + 5])
+        scaling = _words(job[SCALING], job[SLOTS], np.float32(0))[slot] * weight
         width = job[WIDTH_IN] // _values(word)
         x = _words(job[INPUT], end * width, word)
         h = _words(job[PRODUCTS], job[ROWS] * job[RANK], np.float32(0))[place:]
@@ -248,23 +260,30 @@ def _shrink_piece(job: Any, piece: Any, parts: Any, word: Any) -> None:
 
 @njit
 def _expand_piece(job: Any, piece: Any, parts: Any, low: Any, high: Any, word: Any) -> None:
-    """Add the products to some columns of the output, in the rows of one segment."""
-    start, end, _, place, part, table = _place(job, piece, parts)
-    if table[2] > 0:
-        width = job[WIDTH_OUT] // _values(word)
-        y = _words(job[OUTPUT], end * width, word)
-        h = _words(job[PRODUCTS], job[ROWS] * job[RANK], np.float32(0))[place:]
-        share = (width + parts - 1) // parts
-        first = part * share
-        last = min(first + share, width)
-        while first < last:
-            until = min(first + _TILE, last)
-            ahead = table[1] + 4 * until if until < last else _later(job, piece, parts, 1)
-            for row in range(start, end):
-                own, out = h[(row - start) * job[RANK] :], y[row * width + first : row * width + until]
-                _expand(out, table[1] + 4 * first, width, own, table[2], low, high, ahead)
+    """Add the products to some columns of the output, in the rows of one segment and of those that share them.
+
+    All by one thread: two that add to the same words at once would lose one's sum.
+    """
+    width = job[WIDTH_OUT] // _values(word)
+    share = (width + parts - 1) // parts
+    first = piece % parts * share
+    last = min(first + share, width)
+    segment = _place(job, piece, parts)[0]
+    y = _words(job[OUTPUT], segment[1] * width, word)
+    h = _words(job[PRODUCTS], job[ROWS] * job[RANK], np.float32(0))
+    while segment[4] > 0 and first < last:
+        until = min(first + _TILE, last)
+        for row in range(segment[0], segment[1]):
+            out = y[row * width + first : row * width + until]
+            for sharer in range(segment[4]):
+                _, place, _, table = _place(job, piece + sharer * parts, parts)
+                own = h[place + (row - segment[0]) * job[RANK] :]
                 ahead = 0
-            first = until
+                if row == segment[0]:
+                    ahead = table[1] + 4 * until if until < last else _later(job, piece + sharer * parts, parts, 1)
+                turn = (_FIRST if sharer == 0 else 0) | (_LAST if sharer + 1 == segment[4] else 0)
+                _expand(out, table[1] + 4 * first, width, own, table[2], low, high, ahead, turn)
+        first = until
 
 
 @njit

@@ -19,7 +19,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """Chunks in the order of their rows: those of one adapter lie together, the base's come first."""
+    """Chunks in the order of their rows: those of one mix lie together, the base's come first."""
 
     chunks: tuple[Chunk, ...]
 

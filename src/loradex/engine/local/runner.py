@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -89,15 +89,18 @@ class Runner:
         prompts = (Rows(e - c.length, e, c.start, own) for c, e, own in placed if c.length > 1)
         decodes = [(c.start, e - 1, own) for c, e, own in placed if c.length == 1]
         segments = tuple(self._segments(chunks))
-        narrow = [segment for segment in segments if self.compiled and segment.end - segment.start <= NARROW]
+        narrow = [segment for segment in segments if self._is_narrow(segment)]
         return Batch(
             tuple(prompts),
             self._decodes(*zip(*decodes, strict=True)) if decodes else None,
             segments,
             written,
             Narrow(narrow) if narrow else None,
-            tuple(segment for segment in segments if segment not in narrow),
+            tuple(segment for segment in segments if not self._is_narrow(segment)),
         )
+
+    def _is_narrow(self, segment: Segment) -> bool:
+        return self.compiled and segment.end - segment.start <= NARROW
 
     def _cells(self, chunk: Chunk) -> torch.Tensor:
         """Return the cells of all tokens of a sequence up to the chunk's end."""
@@ -116,17 +119,12 @@ class Runner:
         )
 
     def _segments(self, chunks: Iterable[Chunk]) -> Iterable[Segment]:
-        """Merge the rows of neighbouring chunks with one adapter; the base's rows are in no segment."""
-        start = end = 0
-        current: str | None = None
-        for chunk in chunks:
-            if chunk.sequence.adapter != current:
-                if current is not None:
-                    yield Segment(start, end, self.slots[current])
-                current, start = chunk.sequence.adapter, end
-            end += chunk.length
-        if current is not None:
-            yield Segment(start, end, self.slots[current])
+        """Merge the rows of neighbouring chunks with one mix: a segment for each of its members, none for the base."""
+        end = 0
+        for mix, same in groupby(chunks, lambda chunk: chunk.sequence.mix):
+            start, end = end, end + sum(chunk.length for chunk in same)
+            for digest, weight in mix.members:
+                yield Segment(start, end, self.slots[digest], weight)
 
 
 def _tokens(chunk: Chunk) -> list[int]:

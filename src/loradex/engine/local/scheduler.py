@@ -52,17 +52,18 @@ class Scheduler:
         self._release(sequence)
 
     def switch(self, old: str, new: str, requests: Collection[str] | None = None) -> int:
-        """Move sequences on `old`, all or those of some requests, to `new`; return how many moved.
+        """Put `new` in the place of `old` in all sequences or those of some requests; return how many have changed.
 
         Their blocks are never shared afterwards.
         """
         waiting = {id(sequence) for sequence in self.waiting}
-        on_old = [sequence for sequence in (*self.running, *self.waiting) if sequence.adapter == old]
+        on_old = [sequence for sequence in (*self.running, *self.waiting) if old in sequence.mix]
         moved = [sequence for sequence in on_old if requests is None or sequence.request in requests]
         for sequence in moved:
+            mix = sequence.mix.map(lambda digest: new if digest == old else digest)
             if id(sequence) in waiting:
-                self.waiting.move(sequence, new)
-            sequence.adapter = new
+                self.waiting.move(sequence, mix)
+            sequence.mix = mix
             # One that holds nothing yet was not touched by the old weights.
             sequence.private = sequence.private or sequence.computed > 0
             sequence.keys.clear()
@@ -81,7 +82,7 @@ class Scheduler:
         while budget > 0 and len(self.running) < self.max_sequences and (admitted := self._admit_next(budget)):
             chunks.append(admitted)
             budget -= admitted.length
-        return StepPlan(tuple(sorted(chunks, key=lambda chunk: chunk.sequence.adapter or "")))
+        return StepPlan(tuple(sorted(chunks, key=lambda chunk: chunk.sequence.mix.members)))
 
     def advance(self, plan: StepPlan, sampled: Mapping[str, int]) -> None:
         """Record that `plan` was computed, and the tokens it sampled, by sequence id."""
@@ -165,7 +166,7 @@ class Scheduler:
     def _extend_keys(self, sequence: Sequence, count: int) -> None:
         size = self.blocks.size
         for index in range(len(sequence.keys), count):
-            parent = sequence.keys[index - 1] if index else root_key(sequence.adapter)
+            parent = sequence.keys[index - 1] if index else root_key(sequence.mix)
             sequence.keys.append(chain_key(parent, sequence.tokens[index * size : (index + 1) * size]))
 
     def _grow(self, sequence: Sequence, tokens: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from loradex.core.mix import Mix
 from loradex.core.sampling import Sampling
 
 
@@ -14,7 +15,7 @@ class Sequence:
     Attributes:
         tokens: prompt, then what was sampled.
         prompt_len: how many of `tokens` are the prompt.
-        adapter: digest of the weights it runs on, None for the base.
+        mix: the weights it runs on, by digest.
         seed: of its own random numbers; drawn by the engine where the request gave none.
         computed: tokens whose keys and values lie in `blocks`.
         blocks: cache blocks, in order.
@@ -29,7 +30,7 @@ class Sequence:
     tokens: list[int]
     prompt_len: int
     sampling: Sampling
-    adapter: str | None = None
+    mix: Mix[str] = field(default_factory=Mix)
     seed: int = 0
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
