@@ -34,7 +34,7 @@ def test_flag_beats_environment_beats_file_beats_default(elsewhere: Path) -> Non
 
 def test_settings_made_directly_read_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORADEX_ENGINE__MAX_LORAS", "4")
-    assert Settings().engine.max_loras == 8
+    assert Settings().engine.max_loras == 64
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@
     │   └── FilesNotFound          404  no adapter at that path
     ├── Conflict                   409  the name is taken, or the change lost a race
     ├── AdapterInvalid             400  the adapter cannot be served; carries every problem
+    ├── AdapterTooLarge            400  larger than the memory for adapters
     ├── AdapterDamaged             500  stored files are gone or differ from their digest
     ├── Overloaded                 503  no room now; a later try may succeed
     ├── EngineFailed               500  the engine broke on this request
@@ -166,6 +167,14 @@ class AdapterInvalid(LoradexError):
         super().__init__(f"{message}: {listed}" if listed else message, hint=hint)
 
 
+class AdapterTooLarge(LoradexError):
+    """The adapter does not fit the engine's memory for adapters, even with all others out of it."""
+
+    code = "adapter_too_large"
+    status = 400
+    default_hint = "Serve with a larger `--adapter-memory`"
+
+
 class AdapterDamaged(LoradexError):
     """Files in the store are missing or no longer match the digest under which they were registered."""
 
@@ -179,7 +188,7 @@ class Overloaded(LoradexError):
 
     code = "overloaded"
     status = 503
-    default_hint = "Try again later, or raise `--max-loras` or `--kv-cache-memory`"
+    default_hint = "Try again later, or raise `--max-loras`, `--adapter-memory` or `--kv-cache-memory`"
 
 
 class EngineFailed(LoradexError):

@@ -65,7 +65,10 @@ class Settings:
         engine_name: which engine: `local`, or another that is installed.
         home: folder of the registry: names, versions and adapter files.
         adapters: adapters that `serve` adds when it starts: name to folder.
-        queue_timeout: seconds that a request waits for a free adapter slot before it is refused.
+        adapter_memory: bytes of adapter weights in the engine; None for as many as `max_loras` slots hold.
+        adapter_ttl: seconds after which an adapter that nobody asks for leaves the engine; None lets it stay.
+        pinned: adapters that `serve` pins when it starts: they are loaded, and never make room for others.
+        queue_timeout: seconds that a request waits for room for its adapter before it is refused.
         url: the server that client commands talk to; empty means the usual address.
         api_key: the key that client commands send.
         sources: for each key that is not at its default, where its value came from.
@@ -76,6 +79,9 @@ class Settings:
     engine_name: str = "local"
     home: Path = Path("~/.loradex")
     adapters: dict[str, Path] = field(default_factory=dict)
+    adapter_memory: int | None = 1 << 30
+    adapter_ttl: float | None = None
+    pinned: tuple[str, ...] = ()
     queue_timeout: float = 30.0
     url: str = ""
     api_key: str = ""

@@ -16,10 +16,25 @@ def test_ps_load_unload(loradex: Loradex, deck: Deck) -> None:
     assert loradex("ps", "--json").json == {"resident": []}
     assert loradex("load", "medical@1", "-q").out == "medical@1\n"
     assert loradex("load", "nobody").code == 3
+    assert loradex("pin", "medical", "-q").out == "medical@1\n"
+    assert "pinned" in loradex("ps").out
+    refused = loradex("unload", "medical")
+    assert refused.code != 0
+    assert "loradex unpin medical" in refused.err
+    assert loradex("unpin", "medical", "--json").json == {"unpinned": "medical"}
+    assert loradex("unpin", "medical").code == 3
 
 
 def test_without_a_server(loradex: Loradex) -> None:
-    for argv in (["ps"], ["load", "x"], ["unload", "x"], ["run", "x", "y"], ["chat", "x"]):
+    for argv in (
+        ["ps"],
+        ["load", "x"],
+        ["unload", "x"],
+        ["pin", "x"],
+        ["unpin", "x"],
+        ["run", "x", "y"],
+        ["chat", "x"],
+    ):
         ran = loradex(*argv)
         assert ran.code == 4
         assert "loradex serve" in ran.err

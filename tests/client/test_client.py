@@ -43,6 +43,15 @@ def test_what_the_engine_holds(server: Served) -> None:
     assert client.resident() == []
     assert client.load("medical").name == "medical"
     assert client.resident()[0].bytes > 0
+    assert client.pin("medical").version == 1
+    assert client.resident()[0].pinned
+    with pytest.raises(errors.Conflict):
+        client.unload("medical")
+    client.unpin("medical")
+    with pytest.raises(errors.AdapterNotFound):
+        client.unpin("medical")
+    row = client.resident()[0]
+    assert (row.pinned, row.tier, row.misses, row.hits, row.loads, row.evictions) == (False, "device", 2, 1, 2, 0)
 
 
 def test_info(server: Served) -> None:

@@ -121,6 +121,8 @@ async def test_an_alias_holds_its_version(app: App) -> None:
         ("POST", "/api/resident", {"adapter": "none"}, 404, "adapter_not_found"),
         ("POST", "/api/resident", {"adapter": "a b"}, 400, "invalid_request"),
         ("DELETE", "/api/resident/none", None, 404, "adapter_not_found"),
+        ("PUT", "/api/resident/none/pin", None, 404, "adapter_not_found"),
+        ("DELETE", "/api/resident/none/pin", None, 404, "adapter_not_found"),
     ],
 )
 async def test_bad_input_is_refused_in_the_envelope(
@@ -157,6 +159,8 @@ async def test_changes_need_the_admin_scope(making: Making) -> None:
         ("POST", "/api/adapters/x/rollback"),
         ("POST", "/api/resident"),
         ("DELETE", "/api/resident/x"),
+        ("PUT", "/api/resident/x/pin"),
+        ("DELETE", "/api/resident/x/pin"),
     ]
     for method, path in calls:
         reply = await app.client.request(method, path, json={}, headers={"authorization": "Bearer use"})

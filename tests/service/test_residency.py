@@ -14,7 +14,8 @@ from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
 from loradex.engine.config import EngineConfig
 from loradex.engine.fake import FakeEngine
-from loradex.errors import AdapterDamaged, EngineFailed, EngineStopped, Overloaded
+from loradex.errors import AdapterDamaged, AdapterTooLarge, EngineFailed, EngineStopped, Overloaded
+from loradex.service.budget import Budget
 from loradex.service.lease import Lease
 from loradex.service.residency import Residency
 
@@ -26,20 +27,32 @@ A, B, C, D = (letter * 64 for letter in "abcd")
 class Bench:
     """A residency over a fake engine, with adapters that exist by name only."""
 
-    def __init__(self, folder: Path, max_loras: int, queue_seconds: float, fair_seconds: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        max_loras: int,
+        queue_seconds: float,
+        fair_seconds: float,
+        memory: int | None = None,
+        idle_seconds: float | None = None,
+    ) -> None:
         self.engine = FakeEngine(EngineConfig(max_loras=max_loras))
         self.reads: list[str] = []
         self.missing: set[str] = set()
         self.loads: list[float] = []
+        self.sizes: dict[str, int] = {}
+        self.pinned: set[str] = set()
         self.now = 0.0
         self._folder = folder
         (folder / "adapter_model.safetensors").touch()
         self.residency = Residency(
             self.engine,
             self.read,
-            max_loras=max_loras,
+            budget=Budget(max_loras, memory),
             queue_seconds=queue_seconds,
             fair_seconds=fair_seconds,
+            idle_seconds=idle_seconds,
+            pinned=self.pinned,
             clock=self.clock,
             loaded=self.loads.append,
         )
@@ -53,13 +66,18 @@ class Bench:
         await asyncio.sleep(0)
         if digest in self.missing:
             raise AdapterDamaged(f"{digest[:4]} is gone")
-        return Adapter(digest, self._folder, {}, 4, 0, 0, None)
+        return Adapter(digest, self._folder, {}, 4, 0, self.sizes.get(digest, 0), None)
 
-    async def held(self, digest: str) -> Lease:
-        return await self.residency.acquire(digest, name=digest[0], reference=Reference(digest[0]))
+    async def held(self, digest: str, priority: int = 0) -> Lease:
+        name = digest[0]
+        return await self.residency.acquire(digest, name=name, reference=Reference(name), priority=priority)
 
-    def waiting(self, digest: str) -> asyncio.Task[Lease]:
-        return asyncio.create_task(self.held(digest))
+    def waiting(self, digest: str, priority: int = 0) -> asyncio.Task[Lease]:
+        return asyncio.create_task(self.held(digest, priority))
+
+    def here(self) -> str:
+        """First letters of what is in the engine or on its way in or out, sorted."""
+        return "".join(sorted(digest[0] for digest in self.residency.states()))
 
     def resident(self) -> str:
         """First letters of what is resident, sorted."""
@@ -82,8 +100,10 @@ MakeBench = Callable[..., Bench]
 async def make(tmp_path: Path) -> AsyncIterator[MakeBench]:
     benches: list[Bench] = []
 
-    def make(max_loras: int = 2, queue_seconds: float = 60.0, fair_seconds: float = 60.0) -> Bench:
-        benches.append(Bench(tmp_path, max_loras, queue_seconds, fair_seconds))
+    def make(
+        max_loras: int = 2, queue_seconds: float = 60.0, fair_seconds: float = 60.0, **options: float | None
+    ) -> Bench:
+        benches.append(Bench(tmp_path, max_loras, queue_seconds, fair_seconds, **options))
         return benches[-1]
 
     yield make
@@ -249,7 +269,7 @@ async def test_cancelled_while_waiting_for_a_slot_lets_the_next_one_through(make
     lease.release()
     (await second).release()
     assert bench.resident() == "c"
-    assert bench.reads == [A, C]
+    assert len(bench.loads) == 2
 
 
 async def test_cancelled_at_the_very_moment_of_the_grant_gives_the_lease_back(make: MakeBench) -> None:
@@ -471,3 +491,149 @@ async def test_stopping_refuses_those_who_wait_and_newcomers(make: MakeBench) ->
     with pytest.raises(EngineStopped):
         await bench.held(A)
     assert bench.residency.states() == {}
+
+
+async def test_bytes_are_a_budget_beside_slots(make: MakeBench) -> None:
+    bench = make(max_loras=8, memory=100)
+    bench.sizes = {A: 40, B: 30, C: 30, D: 60}
+    await bench.engine.start()
+    for digest in (A, B, C):
+        (await bench.held(digest)).release()
+    assert bench.resident() == "abc"
+    assert bench.residency.room.bytes == 100
+    for _ in range(3):
+        (await bench.held(A)).release()
+    (await bench.held(D)).release()
+    assert bench.resident() == "ad"
+    assert bench.residency.evictions == 2
+
+
+async def test_a_large_adapter_waits_until_enough_leases_have_ended(make: MakeBench) -> None:
+    bench = make(max_loras=8, memory=100)
+    bench.sizes = {A: 40, B: 40, C: 80}
+    await bench.engine.start()
+    held = [await bench.held(A), await bench.held(B)]
+    waiter = bench.waiting(C)
+    await turns()
+    held[0].release()
+    await turns()
+    assert not waiter.done()
+    assert bench.resident() == "ab"  # nobody goes before all have room
+    held[1].release()
+    (await waiter).release()
+    assert bench.resident() == "c"
+
+
+async def test_who_needs_less_goes_first_until_the_large_one_has_waited_for_long(make: MakeBench) -> None:
+    bench = make(max_loras=8, memory=100, fair_seconds=0.02)
+    bench.sizes = {A: 60, B: 80, C: 30, D: 10}
+    await bench.engine.start()
+    running = await bench.held(A)
+    large = bench.waiting(B)
+    await turns()
+    (await bench.held(C)).release()
+    assert bench.resident() == "ac"
+    await asyncio.sleep(0.04)
+    small = bench.waiting(D)
+    await turns()
+    assert not small.done()
+    running.release()
+    (await large).release()
+    (await small).release()
+    assert bench.resident() == "bd"
+
+
+async def test_as_many_are_closed_to_newcomers_as_are_needed_and_no_more(make: MakeBench) -> None:
+    bench = make(max_loras=8, memory=100, fair_seconds=0.0)
+    bench.sizes = {A: 40, B: 30, C: 30, D: 60}
+    await bench.engine.start()
+    busy = [await bench.held(digest) for digest in (A, A, A, B, C)]
+    waiter = bench.waiting(D)
+    await asyncio.sleep(0.001)
+    newcomers = [bench.waiting(B), bench.waiting(C)]
+    (await bench.held(A)).release()  # stays open: B and C are enough
+    assert not any(each.done() for each in newcomers)
+    for lease in busy[3:]:
+        lease.release()
+    lease = await waiter
+    assert bench.resident() == "ad"
+    for each in (lease, *busy[:3]):
+        each.release()
+    for each in newcomers:
+        (await each).release()
+
+
+async def test_what_can_never_fit_is_refused_at_once(make: MakeBench) -> None:
+    bench = make(max_loras=8, memory=100)
+    bench.sizes = {A: 101, B: 60, C: 50}
+    await bench.engine.start()
+    with pytest.raises(AdapterTooLarge):
+        await bench.held(A)
+    (await bench.held(B)).release()
+    bench.pinned.add(B)
+    with pytest.raises(AdapterTooLarge):
+        await bench.held(C)
+    assert bench.queue() == 0
+    bench.pinned.clear()
+    (await bench.held(C)).release()
+    assert bench.resident() == "c"
+
+
+async def test_the_refusal_after_the_wait_says_which_room_is_short(make: MakeBench) -> None:
+    bench = make(max_loras=8, memory=100 << 20, queue_seconds=0.01)
+    bench.sizes = {A: 90 << 20, B: 20 << 20}
+    await bench.engine.start()
+    lease = await bench.held(A)
+    with pytest.raises(Overloaded) as caught:
+        await bench.held(B)
+    assert "needs 20.0 MiB of adapter memory; 10.0 MiB of 100.0 MiB are free" in caught.value.message
+    assert "--adapter-memory" in caught.value.hint
+    lease.release()
+
+
+async def test_idle_adapters_leave_after_a_while_unless_they_are_pinned(make: MakeBench) -> None:
+    bench = make(max_loras=3, idle_seconds=0.03)
+    await bench.engine.start()
+    held = await bench.held(A)
+    (await bench.held(B)).release()
+    (await bench.held(C)).release()
+    bench.pinned.add(C)
+    await until(lambda: "b" not in bench.here())
+    assert (bench.residency.expiries, bench.residency.evictions) == (1, 0)
+    assert bench.here() == "ac"
+    held.release()
+    await until(lambda: bench.here() == "c")
+    bench.pinned.clear()
+    bench.residency.unpinned(C)
+    await until(lambda: bench.here() == "")
+
+
+async def test_lower_priority_numbers_come_first(make: MakeBench) -> None:
+    bench = make(max_loras=1)
+    await bench.engine.start()
+    running = await bench.held(A)
+    order: list[str] = []
+
+    async def use(digest: str, priority: int) -> None:
+        got = await bench.held(digest, priority)
+        order.append(digest[0])
+        await turns(3)
+        got.release()
+
+    tasks = [asyncio.create_task(use(digest, priority)) for digest, priority in ((B, 1), (C, 0), (D, -1))]
+    await turns()
+    running.release()
+    await asyncio.gather(*tasks)
+    assert order == ["d", "c", "b"]
+
+
+async def test_hits_and_misses_are_told_apart(make: MakeBench) -> None:
+    bench = make()
+    await bench.engine.start()
+    first = await bench.held(A)
+    second = await bench.held(A)
+    assert (first.hit, second.hit) == (False, True)
+    usage = bench.residency.ledger.of(A)
+    assert (usage.hits, usage.misses, usage.loads) == (1, 1, 1)
+    first.release()
+    second.release()

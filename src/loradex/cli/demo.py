@@ -102,7 +102,7 @@ def _server(settings: Settings, progress: Any) -> Server:
     service = make_service(settings)
 
     async def prepare() -> None:
-        await add_adapters(service, settings.adapters, settings.engine.max_loras, progress)
+        await add_adapters(service, settings, progress)
 
     return Server(service, settings.server, prepare=prepare, log_level="warning", drain_seconds=2)
 

@@ -21,6 +21,9 @@ LORA = (
         "Adapters",
     ),
     Flag("engine.max_loras", ("--max-loras",), "Adapters in memory at a time.", "N", "Adapters"),
+    Flag("adapter_memory", ("--adapter-memory",), "Memory for adapters, such as 4GiB, or none.", "SIZE", "Adapters"),
+    Flag("adapter_ttl", ("--adapter-ttl",), "Adapters that were idle for so long leave memory.", "TIME", "Adapters"),
+    Flag("pinned", ("--pin",), "Adapter that always stays in memory. Repeat it.", "NAME", "Adapters"),
     Flag("engine.max_lora_rank", ("--max-lora-rank",), "Adapters of a higher rank are refused.", "N", "Adapters"),
     Flag(
         "server.allow_dirs",
@@ -69,7 +72,7 @@ TUNING = (
         "Tuning",
     ),
     Flag("engine.threads", ("--threads",), "CPU threads.", "N", "Tuning"),
-    Flag("queue_timeout", ("--queue-timeout",), "Longest wait for a free adapter slot.", "TIME", "Tuning"),
+    Flag("queue_timeout", ("--queue-timeout",), "Longest wait for room for an adapter.", "TIME", "Tuning"),
 )
 
 ENGINE = (Flag("engine_name", ("--engine",), "Engine that runs the model.", "NAME", "Tuning"),)

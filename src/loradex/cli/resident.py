@@ -1,4 +1,4 @@
-"""`loradex ps`, `load`, `unload`: what the engine holds."""
+"""`loradex ps`, `load`, `unload`, `pin`, `unpin`: what the engine holds."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ def register(app: typer.Typer) -> None:
     command(app, "ps", flags=TARGET, examples=("loradex ps", "loradex ps --json"))(ps)
     command(app, "load", flags=TARGET, examples=("loradex load medical", "loradex load medical@3"))(load)
     command(app, "unload", flags=TARGET, examples=("loradex unload medical", "loradex unload legal"))(unload)
+    command(app, "pin", flags=TARGET, examples=("loradex pin medical", "loradex pin medical@3"))(pin)
+    command(app, "unpin", flags=TARGET, examples=("loradex unpin medical", "loradex unpin medical@3"))(unpin)
 
 
 def ps(out: Output, target: Target) -> None:
@@ -32,15 +34,31 @@ def ps(out: Output, target: Target) -> None:
         (
             each.name,
             each.version,
-            each.slot,
-            "busy" if each.running + each.waiting else "idle",
+            each.tier,
+            "busy" if each.running + each.waiting else "pinned" if each.pinned else "idle",
             f"{each.running} running, {each.waiting} waiting",
             _ago(each.last_used),
             human_size(each.bytes),
+            each.hits,
+            each.misses,
+            human_time(each.load_seconds) if each.loads else "",
+            each.evictions,
         )
         for each in found
     ]
-    columns = ("adapter", "version", "slot", "state", "in flight", "last used", "size")
+    columns = (
+        "adapter",
+        "version",
+        "tier",
+        "state",
+        "in flight",
+        "last used",
+        "size",
+        "hits",
+        "misses",
+        "load",
+        "evicted",
+    )
     names = [f"{each.name}@{each.version}" for each in found]
     out.table(columns, rows, {"resident": found}, names, empty="No adapter is in memory; the first request loads one")
 
@@ -59,6 +77,22 @@ def unload(out: Output, target: Target, adapter: Reference) -> None:
     with target.client() as client:
         client.unload(adapter)
     out.data({"unloaded": adapter}, f"{adapter} is out of memory; its name goes on to be served", quiet=[adapter])
+
+
+def pin(out: Output, target: Target, adapter: Reference) -> None:
+    """Load an adapter and keep it in memory: it, or its next version, never makes room for others."""
+    with target.client() as client, out.progress() as progress:
+        progress("load", 0.0)
+        change = client.pin(adapter)
+    ref = f"{change.name}@{change.version}"
+    out.data(change, f"{ref} stays in memory until: loradex unpin {adapter}", quiet=[ref])
+
+
+def unpin(out: Output, target: Target, adapter: Reference) -> None:
+    """Let a pinned adapter make room for others again."""
+    with target.client() as client:
+        client.unpin(adapter)
+    out.data({"unpinned": adapter}, f"{adapter} may make room for others again", quiet=[adapter])
 
 
 def _ago(when: str | float | None) -> str:

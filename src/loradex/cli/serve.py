@@ -59,7 +59,7 @@ def serve(
         progress = bars.enter_context(out.progress())
 
         async def prepare() -> None:
-            await add_adapters(service, settings.adapters, settings.engine.max_loras, progress)
+            await add_adapters(service, settings, progress)
 
         def ready(url: str) -> None:
             bars.close()

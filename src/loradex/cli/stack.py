@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loradex.adapters.packs import FOLDER
@@ -38,26 +36,29 @@ def make_service(settings: Settings) -> Service:
         engine,
         max_lora_rank=settings.engine.max_lora_rank,
         max_loras=settings.engine.max_loras,
+        adapter_memory=settings.adapter_memory,
+        adapter_ttl=settings.adapter_ttl,
         allow_dirs=settings.server.allow_dirs,
         max_queue_seconds=settings.queue_timeout,
     )
 
 
-async def add_adapters(service: Service, adapters: Mapping[str, Path], max_loras: int, progress: Progress) -> None:
-    """Add every adapter; the first `max_loras` are loaded too. All are tried, so that one run shows every refusal.
+async def add_adapters(service: Service, settings: Settings, progress: Progress) -> None:
+    """Add every adapter, load as many as there is room for, and pin those that are to be.
+
+    All are tried, so that one run shows every refusal.
 
     Raises:
         LoradexError: one was refused.
         AdapterInvalid: several were; it has all their problems.
     """
     refused: dict[str, LoradexError] = {}
-    for index, (name, path) in enumerate(adapters.items()):
+    for index, (name, path) in enumerate(settings.adapters.items()):
         progress(f"adapter {name}", 0.0)
         told = partial(_told, progress, f"adapter {name}")
+        load = index < settings.engine.max_loras and not service.residency.evictions
         try:
-            await service.adapters.add(
-                name, path.resolve(), load=index < max_loras, trusted=True, actor="serve", progress=told
-            )
+            await service.adapters.add(name, path.resolve(), load=load, trusted=True, actor="serve", progress=told)
         except LoradexError as error:
             refused[name] = error
         progress(f"adapter {name}", 1.0)
@@ -65,7 +66,9 @@ async def add_adapters(service: Service, adapters: Mapping[str, Path], max_loras
         raise next(iter(refused.values()))
     if refused:
         problems = [problem for name, error in refused.items() for problem in _problems(name, error)]
-        raise AdapterInvalid(f"{len(refused)} of {len(adapters)} adapters cannot be served", problems)
+        raise AdapterInvalid(f"{len(refused)} of {len(settings.adapters)} adapters cannot be served", problems)
+    for reference in settings.pinned:
+        await service.adapters.pin(reference, actor="serve")
 
 
 def _told(progress: Progress, what: str, _: str, share: float) -> None:

@@ -76,6 +76,17 @@ class AsyncClient:
         """Free an adapter's slot once its answers have ended; it is loaded again when asked for."""
         await self.send(wire.unload(name))
 
+    async def pin(self, adapter: str) -> Change:
+        """Make an adapter resident, and keep it so until it is unpinned or the server stops. Raises what `load` does.
+
+        A pinned name stays pinned when it gets another version.
+        """
+        return await self.send(wire.pin(adapter))
+
+    async def unpin(self, adapter: str) -> None:
+        """Let an adapter that was pinned make room for others again. Raises AdapterNotFound where it was not."""
+        await self.send(wire.unpin(adapter))
+
     async def chat(self, model: str, messages: wire.Messages, **options: Any) -> Answer:
         """Return a chat completion; `options` are the fields of OpenAI's API (`max_tokens`, `temperature` ...).
 

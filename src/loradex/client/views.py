@@ -97,17 +97,27 @@ class HistoryEntry:
 
 @dataclass(frozen=True, slots=True)
 class ResidentView:
-    """An adapter version that the engine holds."""
+    """An adapter version in memory; `device` is the tier where the engine can use it at its next step.
+
+    Hits are requests that found it there, misses those that had to wait for a load; `load_seconds` is the last one's.
+    """
 
     name: str
     version: int
     digest: str
+    tier: str = "device"
     slot: int | None = None
     bytes: int = 0
+    pinned: bool = False
     leases: int = 0
     running: int = 0
     waiting: int = 0
     last_used: str | float | None = None
+    hits: int = 0
+    misses: int = 0
+    loads: int = 0
+    load_seconds: float = 0.0
+    evictions: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,6 +175,16 @@ def unload(name: str) -> Call[None]:
     return Call("DELETE", _path("resident", name), _read_nothing)
 
 
+def pin(adapter: str) -> Call[Change]:
+    """Make an adapter resident for good."""
+    return Call("PUT", _path("resident", adapter, "pin"), _read_change)
+
+
+def unpin(adapter: str) -> Call[None]:
+    """Let a pinned adapter make room again."""
+    return Call("DELETE", _path("resident", adapter, "pin"), _read_nothing)
+
+
 def chat(model: str, messages: Messages, stream: bool, options: Mapping[str, Any]) -> Call[Answer]:
     """One chat completion."""
     asked = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)

@@ -87,6 +87,10 @@ class Engine(Protocol):
         """Return the text of token ids, special tokens included."""
         ...
 
+    def footprint(self, adapter: Adapter) -> int:
+        """Return the bytes of the engine's memory that an adapter takes while it is resident."""
+        ...
+
     async def prepare(self, adapter: Adapter, progress: Progress | None = None) -> None:
         """Do once what loads need done to an adapter's files, off the critical path. Nothing becomes resident.
 

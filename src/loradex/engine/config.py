@@ -20,7 +20,7 @@ class EngineConfig:
         dtype: of weights and cache; `auto` takes the checkpoint's own.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         max_model_len: tokens of prompt and answer together; None takes the model's own limit.
-        max_loras: adapters resident at a time.
+        max_loras: adapters resident at a time. A slot costs next to nothing; what is in it does: see `adapter_memory`.
         max_lora_rank: adapters above it are refused.
         kv_cache_memory: bytes for keys and values of all running requests.
         block_size: tokens in a cache block.
@@ -40,7 +40,7 @@ class EngineConfig:
     dtype: DType = "auto"
     device: str = "auto"
     max_model_len: int | None = None
-    max_loras: int = 8
+    max_loras: int = 64
     max_lora_rank: int = 64
     kv_cache_memory: int = 1 << 30
     block_size: int = 16

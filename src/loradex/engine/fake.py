@@ -119,6 +119,10 @@ class FakeEngine:
         """Return the text of token ids; the end token shows as `<eos>`."""
         return b"".join(b"<eos>" if token == EOS else bytes((token,)) for token in tokens).decode("utf-8", "replace")
 
+    def footprint(self, adapter: Adapter) -> int:
+        """Return the bytes of the adapter's file."""
+        return adapter.bytes
+
     async def prepare(self, adapter: Adapter, progress: Progress | None = None) -> None:
         """Note that an adapter was prepared. Its files must exist, but are not read.
 

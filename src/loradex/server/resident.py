@@ -23,7 +23,13 @@ async def list_resident(service: TheService) -> ResidentReply:
         for version in view.versions
         if version.resident
     ]
-    return ResidentReply(resident=sorted(rows, key=lambda row: (row.slot or 0, row.name)))
+    room = service.residency.room
+    return ResidentReply(
+        resident=sorted(rows, key=lambda row: (row.slot or 0, row.name)),
+        bytes=room.bytes,
+        adapter_memory=room.budget.bytes,
+        max_loras=room.budget.slots,
+    )
 
 
 @router.post("/resident", dependencies=[Depends(may_admin)], responses=refusals(400, 403, 404, 503))
@@ -31,6 +37,18 @@ async def load_adapter(body: LoadBody, response: Response, service: TheService, 
     """Make an adapter, or one version of it, resident ahead of its first request."""
     response.headers.update(ignored(body, config.strict))
     return ChangeReply.of(await service.adapters.load(body.adapter))
+
+
+@router.put("/resident/{name}/pin", dependencies=[Depends(may_admin)], responses=refusals(400, 403, 404, 503))
+async def pin_adapter(name: str, service: TheService) -> ChangeReply:
+    """Make an adapter resident, and let it stay so until it is unpinned or the server stops."""
+    return ChangeReply.of(await service.adapters.pin(name))
+
+
+@router.delete("/resident/{name}/pin", dependencies=[Depends(may_admin)], responses=refusals(400, 403, 404))
+async def unpin_adapter(name: str, service: TheService) -> AdapterReply:
+    """Let an adapter that was pinned make room for others again."""
+    return AdapterReply.of(await service.adapters.unpin(name))
 
 
 @router.delete("/resident/{name}", dependencies=[Depends(may_admin)], responses=refusals(400, 403, 404, 409))

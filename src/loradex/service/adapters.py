@@ -18,10 +18,13 @@ from loradex.registry.records import AdapterRecord, HistoryEntry, Staged, Versio
 from loradex.registry.registry import Registry
 from loradex.registry.selecting import select
 from loradex.service.ending import to_the_end
+from loradex.service.hold import Hold
 from loradex.service.names import Names
+from loradex.service.pins import Pins
 from loradex.service.replace import Mode, Plan, Replacer
-from loradex.service.residency import Hold, Residency
+from loradex.service.residency import Residency
 from loradex.service.staging import staged
+from loradex.service.usage import Usage
 from loradex.service.views import AdapterView, Change, VersionState
 
 __all__ = ["Adapters", "Mode"]
@@ -40,6 +43,7 @@ class Adapters:
         residency: Residency,
         names: Names,
         replacer: Replacer,
+        pins: Pins,
         *,
         max_lora_rank: int,
         allow_dirs: Sequence[Path],
@@ -50,6 +54,7 @@ class Adapters:
         self._residency = residency
         self._names = names
         self._replacer = replacer
+        self._pins = pins
         self._max_rank = max_lora_rank
         self._allow_dirs = tuple(allow_dirs)
         self._clock = clock
@@ -180,7 +185,7 @@ class Adapters:
             old = await self._meaning(Reference(name, alias=alias))
             base = self._engine.info.digest
             work = partial(self._registry.remove_alias, name, alias, actor=actor, base=base)
-            await self._change(work, [old] if old else [])
+            await self._change(work, [old] if old else [], name)
 
     async def remove(self, name: str, version: int | None = None, *, actor: str = "") -> None:
         """Remove a version, or the whole name. Running answers finish.
@@ -196,7 +201,7 @@ class Adapters:
                 for each in record.versions
                 if version is None or each.version == version
             ]
-            await self._change(partial(self._registry.remove, name, version, actor=actor), gone)
+            await self._change(partial(self._registry.remove, name, version, actor=actor), gone, name)
 
     async def load(self, reference: str, *, actor: str = "") -> Change:
         """Make the version that `reference` means resident. A name that was disabled is enabled again.
@@ -207,18 +212,31 @@ class Adapters:
         """
         wanted = Reference.parse(reference)
         async with self._alone(wanted.name):
-            started = self._clock()
-            record = await asyncio.to_thread(self._registry.get, wanted.name, self._engine.info.digest)
-            version = select(record, wanted)
-            lease = await self._residency.acquire(version.digest, name=wanted.name)
-            try:
-                if not record.enabled:
-                    await self._change(partial(self._registry.enable, wanted.name, True, actor=actor), [])
-                self._residency.keep(version.digest)
-            finally:
-                lease.release()
-        ref = AdapterRef(wanted.name, version.version, version.digest)
-        return Change(ref=ref, load_seconds=self._clock() - started)
+            return await self._bring_in(wanted, actor)
+
+    async def pin(self, reference: str, *, actor: str = "") -> Change:
+        """Load what `reference` means, and keep it in the engine until it is unpinned or the service stops.
+
+        A pinned name or alias stays so when it means another version. Raises what `load` does.
+        """
+        wanted = Reference.parse(reference)
+        async with self._alone(wanted.name):
+            return await self._bring_in(wanted, actor, pin=True)
+
+    async def unpin(self, reference: str) -> AdapterView:
+        """Let what was pinned as `reference` make room again.
+
+        Raises:
+            InvalidRequest, AdapterNotFound: about the reference; it was not pinned.
+        """
+        wanted = Reference.parse(reference)
+        async with self._alone(wanted.name):
+            digest = self._pins.remove(wanted)
+            if digest is None:
+                raise AdapterNotFound(f"`{reference}` is not pinned", hint="See what is with `loradex ps`")
+            await self._replacer.let_go(digest)
+            self._residency.unpinned(digest)
+        return await self.get(wanted.name)
 
     async def unload(self, reference: str, *, disable: bool = False, actor: str = "") -> AdapterView:
         """Free the weights as soon as no answer uses them: of every version for a bare name, else of that one.
@@ -230,17 +248,21 @@ class Adapters:
 
         Raises:
             InvalidRequest, AdapterNotFound: about the reference; a disabled name cannot be disabled again.
+            Conflict: it is pinned.
         """
         wanted = Reference.parse(reference)
         async with self._alone(wanted.name):
             record = await asyncio.to_thread(self._registry.get, wanted.name, self._engine.info.digest)
+            bare = wanted == Reference(wanted.name)
+            versions = record.versions if bare else (select(record, wanted),)
+            digests = {version.digest for version in versions}
+            if pinned := sorted(str(each) for digest in digests for each in self._pins.of(digest)):
+                raise Conflict(f"`{pinned[0]}` is pinned", hint=f"Unpin it first: loradex unpin {pinned[0]}")
             if disable:
                 if not record.enabled:
                     raise AdapterNotFound(f"The adapter `{wanted.name}` is disabled already")
-                await self._change(partial(self._registry.enable, wanted.name, False, actor=actor), [])
-            bare = wanted == Reference(wanted.name)
-            versions = record.versions if bare else (select(record, wanted),)
-            for digest in {version.digest for version in versions}:
+                await self._change(partial(self._registry.enable, wanted.name, False, actor=actor))
+            for digest in digests:
                 self._residency.retire(digest)
         return await self.get(wanted.name)
 
@@ -256,6 +278,12 @@ class Adapters:
     async def _meaning(self, reference: Reference) -> AdapterRef | None:
         try:
             return await self._names.resolve(reference, again=True)
+        except AdapterNotFound:
+            return None
+
+    async def _record(self, name: str) -> AdapterRecord | None:
+        try:
+            return await asyncio.to_thread(self._registry.get, name, self._engine.info.digest)
         except AdapterNotFound:
             return None
 
@@ -275,14 +303,35 @@ class Adapters:
         adapter = await asyncio.to_thread(self._registry.adapter, ref.digest)
         return await self._replacer.carry_out(Plan(ref.name, adapter, move, old, mode))
 
-    async def _change(self, work: Callable[[], None], gone: Sequence[AdapterRef]) -> None:
-        """Do `work` on the registry, then let go of weights that nothing means any more. Not cut short by a cancel."""
+    async def _bring_in(self, wanted: Reference, actor: str, *, pin: bool = False) -> Change:
+        started = self._clock()
+        record = await asyncio.to_thread(self._registry.get, wanted.name, self._engine.info.digest)
+        version = select(record, wanted)
+        lease = await self._residency.acquire(version.digest, name=wanted.name)
+        try:
+            if not record.enabled:
+                await self._change(partial(self._registry.enable, wanted.name, True, actor=actor))
+            self._residency.keep(version.digest)
+            if pin:
+                self._pins.add(wanted, version.digest)
+        finally:
+            lease.release()
+        ref = AdapterRef(wanted.name, version.version, version.digest)
+        return Change(ref=ref, load_seconds=self._clock() - started)
+
+    async def _change(self, work: Callable[[], None], gone: Sequence[AdapterRef] = (), name: str | None = None) -> None:
+        """Do `work` on the registry, then let go of weights that nothing means any more. Not cut short by a cancel.
+
+        Pins of `name` follow what its forms mean afterwards.
+        """
 
         async def all_of_it() -> None:
             try:
                 await asyncio.to_thread(work)
             finally:
                 self._names.forget()
+            if name is not None:
+                self._pins.follow(name, await self._record(name))
             for ref in gone:
                 await self._replacer.let_go(ref.digest)
 
@@ -291,16 +340,20 @@ class Adapters:
     def _views(self, records: Sequence[AdapterRecord]) -> builtins.list[AdapterView]:
         holds = self._residency.states()
         residents = {resident.digest: resident for resident in self._engine.resident()}
+        usage = self._residency.ledger.of
         return [
-            AdapterView(record, tuple(_state(each, holds, residents) for each in record.versions)) for record in records
+            AdapterView(record, tuple(_state(each, holds, residents, usage(each.digest)) for each in record.versions))
+            for record in records
         ]
 
 
-def _state(record: VersionRecord, holds: Mapping[str, Hold], residents: Mapping[str, Resident]) -> VersionState:
+def _state(
+    record: VersionRecord, holds: Mapping[str, Hold], residents: Mapping[str, Resident], usage: Usage
+) -> VersionState:
     hold, resident = holds.get(record.digest), residents.get(record.digest)
     queued = hold.waiting if hold is not None else 0
     if hold is None or resident is None or not hold.resident:
-        return VersionState(record, waiting=queued)
+        return VersionState(record, waiting=queued, usage=usage)
     return VersionState(
         record,
         tier="device",
@@ -310,4 +363,6 @@ def _state(record: VersionRecord, holds: Mapping[str, Hold], residents: Mapping[
         waiting=resident.waiting + queued,
         device_bytes=resident.bytes,
         idle_seconds=hold.idle_seconds,
+        pinned=hold.pinned,
+        usage=usage,
     )

@@ -19,24 +19,28 @@ class State(Enum):
 
 
 class Entry:
-    """One digest that takes a slot of the engine.
+    """One digest that takes room in the engine.
 
     Attributes:
+        bytes: what it takes there, by the engine's estimate until it is loaded.
         state: see `State`; `task` is the load or unload under way.
         leases: who holds it.
         used_at: when it was last leased or freed, by the service's clock.
         names: adapters under which it was asked for.
         retired: to be freed when the last lease ends.
-        closed: takes no new leases, so that one who waits for a slot gets this one in the end.
-        claimed: its slot is promised to another digest, which is counted in its place.
+        closed: takes no new leases, so that one who waits for room gets this in the end.
+        claimed: its room is promised to another digest, which is counted in its place.
         moving: the `immediate` replace that takes its requests elsewhere at this moment.
+        idle_since: loop time at which it was let rest; `timer` looks whether it has rested for too long.
         not_before: loop time before which it is not tried again, after an unload that failed.
     """
 
     __slots__ = (
+        "bytes",
         "claimed",
         "closed",
         "digest",
+        "idle_since",
         "leases",
         "moving",
         "names",
@@ -44,11 +48,13 @@ class Entry:
         "retired",
         "state",
         "task",
+        "timer",
         "used_at",
     )
 
-    def __init__(self, digest: str, now: float) -> None:
+    def __init__(self, digest: str, size: int, now: float) -> None:
         self.digest = digest
+        self.bytes = size
         self.state = State.LOADING
         self.task: asyncio.Task[None] | None = None
         self.leases: set[Lease] = set()
@@ -58,6 +64,8 @@ class Entry:
         self.closed = False
         self.claimed = False
         self.moving: Move | None = None
+        self.idle_since = 0.0
+        self.timer: asyncio.TimerHandle | None = None
         self.not_before = 0.0
 
     @property
@@ -88,15 +96,19 @@ class Lease:
 
     Attributes:
         reference: what the request asked for, which decides whether it follows a replace; None never follows.
+        hit: whether the weights were resident when it was asked for.
         requests: ids of the requests that the engine was given under it.
     """
 
-    __slots__ = ("_ended", "_entry", "reference", "requests")
+    __slots__ = ("_ended", "_entry", "hit", "reference", "requests")
 
-    def __init__(self, entry: Entry, ended: Callable[[Entry], None], reference: Reference | None) -> None:
+    def __init__(
+        self, entry: Entry, ended: Callable[[Entry], None], reference: Reference | None, *, hit: bool = True
+    ) -> None:
         self._entry: Entry | None = entry
         self._ended = ended
         self.reference = reference
+        self.hit = hit
         self.requests: set[str] = set()
         entry.leases.add(self)
 

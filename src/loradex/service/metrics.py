@@ -143,7 +143,7 @@ class _State(Collector):
             "Adapters that are resident and ready, and adapters that requests wait for; the value is the time",
             labels=("max_lora", "waiting_lora_adapters", "running_lora_adapters"),
         )
-        info.add_metric((str(self._residency.max_loras), ",".join(waiting), ",".join(running)), time.time())
+        info.add_metric((str(self._residency.room.budget.slots), ",".join(waiting), ",".join(running)), time.time())
         yield info
 
     def _engine_state(self, queued: int) -> Iterator[Metric]:

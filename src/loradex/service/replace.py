@@ -38,6 +38,7 @@ from loradex.registry.selecting import select
 from loradex.service.ending import closing, to_the_end
 from loradex.service.metrics import Metrics
 from loradex.service.names import Names
+from loradex.service.pins import Pins
 from loradex.service.residency import Residency
 from loradex.service.views import Change
 
@@ -80,6 +81,7 @@ class Replacer:
         engine: Engine,
         residency: Residency,
         names: Names,
+        pins: Pins,
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
@@ -87,6 +89,7 @@ class Replacer:
         self._engine = engine
         self._residency = residency
         self._names = names
+        self._pins = pins
         self._metrics = metrics
         self._clock = clock
 
@@ -94,11 +97,13 @@ class Replacer:
         """Replace what a name means.
 
         Raises:
-            Overloaded: no slot became free in time for the new weights; the hint names `--max-loras`.
+            Overloaded: there was no room in time for the new weights; the hint names the setting to raise.
+            AdapterTooLarge: there can be none beside what is pinned.
             EngineFailed: the new weights do not answer; or, as the message says, running requests were not switched.
             AdapterDamaged: the new weights are gone from the store, or differ.
             RegistryFailed: the change could not be written.
         """
+        self._residency.require(plan.adapter)
         await to_the_end(self._prepare(plan))
         if not plan.load and plan.mode == "drain":
             return await to_the_end(self._move_over(plan))
@@ -123,8 +128,8 @@ class Replacer:
         return replace(change, load_seconds=seconds)
 
     async def let_go(self, digest: str) -> None:
-        """Free weights once nobody holds them, unless some name still means them."""
-        if not await self._is_meant(digest):
+        """Free weights once nobody holds them, unless some name still means them or they are pinned."""
+        if digest not in self._pins and not await self._is_meant(digest):
             self._residency.retire(digest)
 
     async def _prepare(self, plan: Plan) -> None:
@@ -149,6 +154,8 @@ class Replacer:
             self._names.forget()
         seconds = self._clock() - started
         self._residency.keep(ref.digest)
+        if record is not None:
+            self._pins.follow(plan.name, record)
         change = Change(ref=ref, previous=plan.old, switch_seconds=seconds)
         old = plan.old
         if old is None or old.digest == ref.digest:

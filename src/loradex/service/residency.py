@@ -1,4 +1,4 @@
-"""Which adapters are in the engine, who holds them, and who waits for a slot.
+"""Which adapters are in the engine, who holds them, and who waits for room.
 
 All of it runs on one event loop and changes state only between awaits, so there is no lock. `_advance` looks at the
 queue after every change and decides; loads and unloads are tasks of their own, so that nobody's cancellation stops
@@ -8,45 +8,43 @@ another's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Container, Sequence
 from functools import partial
 
 from loradex.adapters.adapter import Adapter
 from loradex.core.adapter import Reference
 from loradex.engine.base import Engine
-from loradex.errors import EngineStopped, Overloaded
+from loradex.errors import AdapterTooLarge, EngineStopped
+from loradex.service.budget import Budget
+from loradex.service.hold import Hold, snapshot
 from loradex.service.lease import Entry, Follows, Lease, Move, State
+from loradex.service.room import Room
+from loradex.service.usage import Ledger
+from loradex.service.waiting import Waiter, Waiting
 
 RETRY_SECONDS = 0.05
 """After an unload that the engine refused: a request may need one more step to let go."""
 
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """A snapshot of one digest: what holds it here. `waiting` counts requests that wait for its slot or its load."""
-
-    digest: str
-    names: tuple[str, ...]
-    resident: bool
-    leases: int
-    waiting: int
-    idle_seconds: float
+TICK_SECONDS = 0.01
+"""Timers may come that much too early."""
 
 
 class Residency:
     """Leases, shared loads, evictions and drains, by digest.
 
-    A request for resident weights gets its lease at once. Others queue, first come first served; the least recently
-    used weights without a lease make room. Where every slot is leased, a request that has waited for `fair_seconds`
-    closes one slot to newcomers, so that steady traffic on few adapters cannot keep the others out for ever.
+    A request for resident weights gets its lease at once. Others queue, by priority and then first come first served;
+    of the weights that nobody holds, those make room whose loss costs least. Where that is not enough, a request that
+    has waited for `fair_seconds` closes so many held ones to newcomers that it will be, so that steady traffic on few
+    adapters cannot keep the others out for ever; until then, who comes later and needs less may go first.
 
     Args:
         engine: where the weights go.
         read: finds an adapter by digest.
-        max_loras: slots of the engine.
-        queue_seconds: longest wait for a slot; the load itself is not counted.
+        budget: what the engine may hold.
+        queue_seconds: longest wait for room; the load itself is not counted.
         fair_seconds: see above.
+        idle_seconds: weights that nobody held for so long leave; None lets them stay.
+        pinned: digests that neither make room nor leave.
         clock: seconds; only used to measure.
         loaded: told the seconds of every load.
     """
@@ -56,28 +54,40 @@ class Residency:
         engine: Engine,
         read: Callable[[str], Awaitable[Adapter]],
         *,
-        max_loras: int,
+        budget: Budget,
         queue_seconds: float,
         fair_seconds: float,
+        idle_seconds: float | None = None,
+        pinned: Container[str] = (),
         clock: Callable[[], float],
         loaded: Callable[[float], None],
     ) -> None:
         self._engine = engine
         self._read = read
-        self.max_loras = max_loras
-        self._queue_seconds = queue_seconds
-        self._fair_seconds = fair_seconds
+        self._idle_seconds = idle_seconds
+        self._pinned = pinned
         self._clock = clock
         self._observe_load = loaded
         self._entries: dict[str, Entry] = {}
-        self._waiters: list[_Waiter] = []
+        self._waiting = Waiting(fair_seconds, queue_seconds, self._advance)
+        self._reads: dict[str, asyncio.Task[Adapter]] = {}
         self._stopped = False
+        self.ledger = Ledger()
+        self.room = Room(budget, self._entries, pinned, self.ledger)
         self.evictions = 0
         """Weights that made room for others, since the start."""
+        self.expiries = 0
+        """Weights that left after `idle_seconds`, since the start."""
         self.failed_loads = 0
 
     async def acquire(
-        self, digest: str, *, name: str = "", reference: Reference | None = None, adapter: Adapter | None = None
+        self,
+        digest: str,
+        *,
+        name: str = "",
+        reference: Reference | None = None,
+        adapter: Adapter | None = None,
+        priority: int = 0,
     ) -> Lease:
         """Return a lease on resident weights, loading them first where needed.
 
@@ -88,9 +98,11 @@ class Residency:
             name: the adapter's name, for `ps` and metrics.
             reference: what the request asked for; see `Lease`.
             adapter: its files, where the caller has them; else they are looked up by digest.
+            priority: lower comes first of those who wait.
 
         Raises:
-            Overloaded: no slot became free in time.
+            Overloaded: there was no room in time.
+            AdapterTooLarge: there can be none, with all others gone that are not pinned.
             AdapterNotFound, AdapterDamaged: the files are not there, or not what they were.
             EngineStopped: the service is stopping.
         """
@@ -98,14 +110,12 @@ class Residency:
             raise EngineStopped("The service is stopping")
         entry = self._entries.get(digest)
         if entry is not None and entry.grantable:
-            return self._grant(entry, name, reference)
-        loop = asyncio.get_running_loop()
-        waiter = _Waiter(digest, name, reference, adapter, loop.create_future())
-        self._waiters.append(waiter)
-        timers = (
-            loop.call_later(self._queue_seconds, self._expire, waiter),
-            loop.call_later(self._fair_seconds, self._age, waiter),
-        )
+            self.ledger.leased(digest, hit=True)
+            return self._grant(entry, name, reference, hit=True)
+        future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        waiter = Waiter(digest, name, reference, adapter, priority, future)
+        self._waiting.add(waiter)
+        self.ledger.leased(digest, hit=False)
         self._advance()
         try:
             return await waiter.future
@@ -114,18 +124,26 @@ class Residency:
                 waiter.future.result().release()
             raise
         finally:
-            for timer in timers:
-                timer.cancel()
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
                 self._advance()
+            if (left := self._entries.get(digest)) is not None:
+                self._rest(left)  # it may be wanted no more
+
+    def require(self, adapter: Adapter) -> None:
+        """Check that an adapter can be resident at all.
+
+        Raises:
+            AdapterTooLarge: it does not fit, with all others gone that are not pinned.
+        """
+        self.room.require(adapter.digest, self._engine.footprint(adapter))
 
     def retire(self, digest: str) -> None:
         """Free the weights when the last answer that holds them ends; at once where nobody does."""
         entry = self._entries.get(digest)
         if entry is not None:
             entry.retired = True
-            self._drop_if_done(entry)
+            self._rest(entry)
 
     def keep(self, digest: str) -> None:
         """Take `retire` back: the weights have become current again."""
@@ -150,7 +168,7 @@ class Residency:
         for lease in tuple(source.leases):
             if lease.follows(follows):
                 lease.move(target)
-        self._drop_if_done(source)
+        self._rest(source)
         self._advance()
         return moved
 
@@ -160,26 +178,18 @@ class Residency:
 
     def states(self) -> dict[str, Hold]:
         """Return a snapshot of everything that is resident, on its way, or waited for."""
-        waiting: dict[str, list[str]] = {}
-        for waiter in self._waiters:
-            waiting.setdefault(waiter.digest, []).append(waiter.name)
-        found = {}
-        for digest in {**self._entries, **waiting}:
-            entry = self._entries.get(digest)
-            names = (entry.names if entry is not None else set()) | set(waiting.get(digest, ()))
-            found[digest] = Hold(
-                digest=digest,
-                names=tuple(sorted(names - {""})),
-                resident=entry is not None and entry.state is State.RESIDENT,
-                leases=len(entry.leases) if entry is not None else 0,
-                waiting=len(waiting.get(digest, ())),
-                idle_seconds=self._clock() - entry.used_at if entry is not None else 0.0,
-            )
-        return found
+        return snapshot(self._entries, self._waiting, self._pinned, self._clock())
+
+    def unpinned(self, digest: str) -> None:
+        """Take note that weights are not pinned any more."""
+        entry = self._entries.get(digest)
+        if entry is not None:
+            self._rest(entry)
+        self._advance()
 
     async def settle(self) -> None:
-        """Wait until no load or unload is under way."""
-        while tasks := [entry.task for entry in self._entries.values() if entry.task is not None]:
+        """Wait until no read, load or unload is under way."""
+        while tasks := [*self._reads.values(), *(each.task for each in self._entries.values() if each.task)]:
             await asyncio.wait(tasks)
             await asyncio.sleep(0)  # lets what follows a load or unload begin
 
@@ -189,93 +199,141 @@ class Residency:
         for entry in self._entries.values():
             if entry.state is State.LOADING and entry.task is not None:
                 entry.task.cancel()
-        self._fail(lambda waiter: True, EngineStopped("The service is stopping"))
+        self._waiting.fail(lambda waiter: True, EngineStopped("The service is stopping"))
         await self.settle()
 
-    def _grant(self, entry: Entry, name: str, reference: Reference | None) -> Lease:
+    def _grant(self, entry: Entry, name: str, reference: Reference | None, *, hit: bool) -> Lease:
         entry.used_at = self._clock()
         entry.names.add(name)
-        return Lease(entry, self._released, reference)
+        return Lease(entry, self._released, reference, hit=hit)
 
     def _released(self, entry: Entry) -> None:
         entry.used_at = self._clock()
-        self._drop_if_done(entry)
-        if self._waiters:
+        self._rest(entry)
+        if self._waiting:
             self._advance()
 
-    def _drop_if_done(self, entry: Entry) -> None:
-        wanted = any(waiter.digest == entry.digest for waiter in self._waiters)
-        if entry.retired and entry.idle and not wanted:
+    def _rest(self, entry: Entry) -> None:
+        """Free an entry that is wanted no more, or let it go when it has been idle for long."""
+        if not entry.idle or self._waiting.wants(entry.digest):
+            return
+        if entry.retired:
+            self._unload(entry)
+        elif self._idle_seconds is not None:
+            loop = asyncio.get_running_loop()
+            entry.idle_since = loop.time()
+            if entry.timer is None:
+                entry.timer = loop.call_later(self._idle_seconds, self._lapse, entry, self._idle_seconds)
+
+    def _lapse(self, entry: Entry, idle_seconds: float) -> None:
+        """Let weights go that were idle for so long, or look again when they may have been."""
+        loop = asyncio.get_running_loop()
+        entry.timer = None
+        if self._entries.get(entry.digest) is not entry or not entry.idle or self.room.stays(entry) or self._stopped:
+            return  # whoever lets it rest again sets the timer again
+        left = entry.idle_since + idle_seconds - loop.time()
+        if left > TICK_SECONDS:
+            entry.timer = loop.call_later(left, self._lapse, entry, idle_seconds)
+        else:
+            self.expiries += 1
             self._unload(entry)
 
     def _advance(self) -> None:
-        """Give what can be given: leases on resident weights, and slots, in the order of arrival."""
+        """Give what can be given: leases on resident weights, and room, in order."""
         blocked = self._serve_queue()
-        if blocked is None:
-            # Nobody waits for a slot any more, so closed ones open again for those whom they kept out.
-            closed = [entry for entry in self._entries.values() if entry.closed and entry.state is State.RESIDENT]
-            for entry in closed:
-                entry.closed = False
-            if closed:
-                self._serve_queue()
-        elif blocked.aged:
-            self._close_one()
+        if self._refuse_late():
+            blocked = self._serve_queue()
+        if blocked is not None and blocked.aged:
+            for entry in self.room.to_close(self._size(blocked)):
+                entry.closed = True
+            return
+        # Nobody has waited too long, so closed ones open again for those whom they kept out.
+        closed = [entry for entry in self._entries.values() if entry.closed and entry.state is State.RESIDENT]
+        for entry in closed:
+            entry.closed = False
+        if closed:
+            self._serve_queue()
 
-    def _serve_queue(self) -> _Waiter | None:
-        """Walk the queue once; return the first who needs a slot that is not to be had."""
-        blocked: _Waiter | None = None
-        for waiter in tuple(self._waiters):
+    def _serve_queue(self) -> Waiter | None:
+        """Walk the queue once; return the first who needs room that is not to be had."""
+        blocked: Waiter | None = None
+        beyond: int | None = None
+        """Of so many bytes, and more, there is no room."""
+        for waiter in self._waiting:
             entry = self._entries.get(waiter.digest)
             if waiter.future.done():  # cancelled, and about to leave the queue
                 continue
-            if entry is None:
-                if blocked is None and not self._stopped and not self._load(waiter):
-                    blocked = waiter
-            elif entry.grantable:
-                self._waiters.remove(waiter)
-                waiter.future.set_result(self._grant(entry, waiter.name, waiter.reference))
+            if entry is not None:
+                if entry.grantable:
+                    self._waiting.remove(waiter)
+                    waiter.future.set_result(self._grant(entry, waiter.name, waiter.reference, hit=False))
+                continue
+            if self._stopped or (blocked is not None and blocked.aged):
+                continue
+            adapter = self._files(waiter)
+            if adapter is None or (beyond is not None and self._size(waiter) >= beyond):
+                continue
+            if not self._load(waiter, adapter):
+                blocked = blocked or waiter
+                beyond = self._size(waiter)
         return blocked
 
-    def _close_one(self) -> None:
-        if any(entry.closed for entry in self._entries.values()):
-            return
-        open_ones = [entry for entry in self._entries.values() if entry.grantable and entry.moving is None]
-        if open_ones:
-            min(open_ones, key=lambda entry: (len(entry.leases), entry.used_at)).closed = True
+    def _files(self, waiter: Waiter) -> Adapter | None:
+        """Return the adapter that a waiter wants; None, and what reads it, where nobody has read it yet."""
+        waiter.adapter = waiter.adapter or self._waiting.adapter(waiter.digest)
+        if waiter.adapter is None and waiter.digest not in self._reads:
+            task = asyncio.ensure_future(self._read(waiter.digest))
+            self._reads[waiter.digest] = task
+            task.add_done_callback(partial(self._was_read, waiter.digest))
+        return waiter.adapter
 
-    def _load(self, waiter: _Waiter) -> bool:
-        """Begin to load a waiter's weights where there is, or will be, a slot."""
-        victim: Entry | None = None
-        if sum(not entry.claimed for entry in self._entries.values()) >= self.max_loras:
-            victim = self._victim()
-            if victim is None:
-                return False
+    def _was_read(self, digest: str, task: asyncio.Task[Adapter]) -> None:
+        del self._reads[digest]
+        error = EngineStopped("The service is stopping") if task.cancelled() else task.exception()
+        if error is not None:
+            self._fail_load(digest, error)
+        for waiter in self._waiting:
+            if error is None and waiter.digest == digest:
+                waiter.adapter = task.result()
+        self._advance()
+
+    def _size(self, waiter: Waiter) -> int:
+        return self._engine.footprint(waiter.adapter) if waiter.adapter is not None else 0
+
+    def _load(self, waiter: Waiter, adapter: Adapter) -> bool:
+        """Begin to load a waiter's weights where there is, or will be, room."""
+        try:
+            self.require(adapter)
+        except AdapterTooLarge as error:
+            self._waiting.fail(lambda other: other.digest == waiter.digest, error)
+            return True
+        victims = self.room.victims(self._size(waiter), asyncio.get_running_loop().time())
+        if victims is None:
+            return False
+        for victim in victims:
             if victim.state is State.RESIDENT:
                 self.evictions += 1
+                self.ledger.evicted(victim.digest)
                 self._unload(victim)
             victim.claimed = True
-        entry = Entry(waiter.digest, self._clock())
+        entry = Entry(waiter.digest, self._size(waiter), self._clock())
         entry.names.add(waiter.name)
         self._entries[waiter.digest] = entry
-        entry.task = asyncio.create_task(self._bring_in(entry.digest, waiter.adapter, victim))
+        entry.task = asyncio.create_task(self._bring_in(entry, adapter, victims))
         entry.task.add_done_callback(partial(self._loaded, entry))
         return True
 
-    def _victim(self) -> Entry | None:
-        """Return whose slot to take: one that is being freed, else the least recently used that nobody holds."""
-        now = asyncio.get_running_loop().time()
-        leaving = [entry for entry in self._entries.values() if entry.state is State.UNLOADING and not entry.claimed]
-        idle = [entry for entry in self._entries.values() if entry.idle and now >= entry.not_before]
-        return leaving[0] if leaving else min(idle, key=lambda entry: entry.used_at, default=None)
-
-    async def _bring_in(self, digest: str, adapter: Adapter | None, victim: Entry | None) -> None:
-        if victim is not None and victim.task is not None:
-            await asyncio.wait((victim.task,))
-            if self._entries.get(victim.digest) is victim:
-                raise _SlotKept
+    async def _bring_in(self, entry: Entry, adapter: Adapter, victims: Sequence[Entry]) -> None:
+        if leaving := [victim.task for victim in victims if victim.task is not None]:
+            await asyncio.wait(leaving)
+        if any(self._entries.get(victim.digest) is victim for victim in victims):
+            raise _RoomKept
         started = self._clock()
-        await self._engine.load(adapter if adapter is not None else await self._read(digest))
-        self._observe_load(self._clock() - started)
+        report = await self._engine.load(adapter)
+        entry.bytes = report.bytes or entry.bytes
+        seconds = self._clock() - started
+        self.ledger.loaded(entry.digest, seconds)
+        self._observe_load(seconds)
 
     def _loaded(self, entry: Entry, task: asyncio.Task[None]) -> None:
         entry.task = None
@@ -285,11 +343,14 @@ class Residency:
             entry.used_at = self._clock()
         else:
             del self._entries[entry.digest]
-            if not isinstance(error, _SlotKept):
-                self.failed_loads += 1
-                self._fail(lambda waiter: waiter.digest == entry.digest, error)
+            if not isinstance(error, _RoomKept):
+                self._fail_load(entry.digest, error)
         self._advance()
-        self._drop_if_done(entry)
+        self._rest(entry)
+
+    def _fail_load(self, digest: str, error: BaseException) -> None:
+        self.failed_loads += 1
+        self._waiting.fail(lambda waiter: waiter.digest == digest, error)
 
     def _unload(self, entry: Entry) -> None:
         entry.state = State.UNLOADING
@@ -311,53 +372,21 @@ class Residency:
 
     def _retry(self, entry: Entry) -> None:
         if not self._stopped:
-            self._drop_if_done(entry)
+            self._rest(entry)
             self._advance()
 
-    def _age(self, waiter: _Waiter) -> None:
-        waiter.aged = True
-        self._advance()
+    def _refuse_late(self) -> bool:
+        """End waits that were too long; return whether there were any."""
+        late = [waiter for waiter in self._waiting if waiter.late and not self._under_way(waiter.digest)]
+        for waiter in late:
+            self._waiting.fail(waiter.__eq__, self.room.refusal(self._size(waiter)))
+        return bool(late)
 
-    def _expire(self, waiter: _Waiter) -> None:
-        """End a wait that was too long, unless a load is under way for it."""
-        entry = self._entries.get(waiter.digest)
-        if waiter in self._waiters and (entry is None or entry.state is not State.LOADING):
-            message = f"All {self.max_loras} adapter slots are held by running answers"
-            error = Overloaded(message, hint="Try again later, or serve with a larger `--max-loras`")
-            self._fail(lambda other: other is waiter, error)
-            self._advance()
-
-    def _fail(self, chosen: Callable[[_Waiter], bool], error: BaseException) -> None:
-        for waiter in [waiter for waiter in self._waiters if chosen(waiter)]:
-            self._waiters.remove(waiter)
-            if not waiter.future.done():
-                waiter.future.set_exception(error)
+    def _under_way(self, digest: str) -> bool:
+        """Whether weights are being read or loaded."""
+        entry = self._entries.get(digest)
+        return digest in self._reads or (entry is not None and entry.state is State.LOADING)
 
 
-class _Waiter:
-    """One request in the queue. `aged` once it has waited long enough to close a slot to newcomers."""
-
-    __slots__ = ("adapter", "aged", "digest", "future", "name", "reference")
-
-    def __init__(
-        self,
-        digest: str,
-        name: str,
-        reference: Reference | None,
-        adapter: Adapter | None,
-        future: asyncio.Future[Lease],
-    ) -> None:
-        self.digest = digest
-        self.name = name
-        self.reference = reference
-        self.adapter = adapter
-        self.future = future
-        self.aged = False
-
-    @property
-    def granted(self) -> bool:
-        return self.future.done() and not self.future.cancelled() and self.future.exception() is None
-
-
-class _SlotKept(Exception):
-    """The engine did not free the slot that was promised; those who wait go on waiting."""
+class _RoomKept(Exception):
+    """The engine did not free the room that was promised; those who wait go on waiting."""

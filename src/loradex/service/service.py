@@ -14,9 +14,11 @@ from loradex.engine.base import Engine, Progress
 from loradex.errors import EngineStopped
 from loradex.registry.registry import Registry
 from loradex.service.adapters import Adapters
+from loradex.service.budget import Budget
 from loradex.service.generate import Answer, Ask, Generator
 from loradex.service.metrics import Metrics
 from loradex.service.names import Names
+from loradex.service.pins import Pins
 from loradex.service.replace import Replacer
 from loradex.service.residency import Residency
 from loradex.service.views import ModelCard
@@ -34,8 +36,10 @@ class Service:
         max_loras: slots of the engine, as in its configuration. A replace needs a second slot beside the old version's:
             with one slot only it waits until no answer uses the old version.
         allow_dirs: folders from which untrusted callers may add adapters.
-        max_queue_seconds: longest wait for a slot, of requests and of replaces.
-        fair_seconds: a request that has waited so long for a slot closes one to newcomers.
+        adapter_memory: bytes of weights in the engine; None for as many as the slots hold.
+        adapter_ttl: seconds after which an adapter that nobody asks for leaves the engine; None lets it stay.
+        max_queue_seconds: longest wait for room, of requests and of replaces.
+        fair_seconds: a request that has waited so long for room closes some to newcomers.
         clock: seconds from any start, for measurements.
     """
 
@@ -46,6 +50,8 @@ class Service:
         *,
         max_lora_rank: int,
         max_loras: int = 8,
+        adapter_memory: int | None = None,
+        adapter_ttl: float | None = None,
         allow_dirs: Sequence[Path] = (),
         max_queue_seconds: float = 30.0,
         fair_seconds: float = 1.0,
@@ -56,12 +62,15 @@ class Service:
         self.max_loras = max_loras
         self.max_lora_rank = max_lora_rank
         self.metrics = Metrics()
+        pins = Pins()
         self.residency = Residency(
             engine,
             self._read,
-            max_loras=max_loras,
+            budget=Budget(max_loras, adapter_memory),
             queue_seconds=max_queue_seconds,
             fair_seconds=fair_seconds,
+            idle_seconds=adapter_ttl,
+            pinned=pins,
             clock=clock,
             loaded=self.metrics.loaded,
         )
@@ -72,7 +81,8 @@ class Service:
             engine,
             self.residency,
             self._names,
-            Replacer(registry, engine, self.residency, self._names, self.metrics, clock),
+            Replacer(registry, engine, self.residency, self._names, pins, self.metrics, clock),
+            pins,
             max_lora_rank=max_lora_rank,
             allow_dirs=allow_dirs,
             clock=clock,
@@ -133,7 +143,8 @@ class Service:
             ModelNotFound: `model` means nothing here.
             InvalidRequest: the prompt is empty, or the conversation cannot be rendered.
             ContextLengthExceeded: prompt, or prompt and `min_tokens`, do not fit the context.
-            Overloaded: no adapter slot became free in time.
+            Overloaded: there was no room for the adapter in time.
+            AdapterTooLarge: there can be none.
             AdapterDamaged: the adapter's files are gone or changed.
             EngineStopped: the service is not running.
         """

@@ -9,6 +9,7 @@ from typing import Literal
 
 from loradex.core.adapter import AdapterRef
 from loradex.registry.records import AdapterRecord, VersionRecord
+from loradex.service.usage import UNUSED, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ class VersionState:
         running, waiting: requests under it in the engine, and requests queued there or here for a slot.
         device_bytes: what it takes in the engine; 0 when it is not resident.
         idle_seconds: since it was last leased or freed; None when it is not resident.
+        pinned: whether it stays resident until it is unpinned.
+        usage: leases, loads and evictions since the start.
     """
 
     record: VersionRecord
@@ -54,6 +57,8 @@ class VersionState:
     waiting: int = 0
     device_bytes: int = 0
     idle_seconds: float | None = None
+    pinned: bool = False
+    usage: Usage = UNUSED
 
     @property
     def resident(self) -> bool:

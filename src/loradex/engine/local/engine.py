@@ -93,6 +93,10 @@ class LocalEngine:
         """Return the text of token ids, special tokens included."""
         return self._text.decode(tokens)
 
+    def footprint(self, adapter: Adapter) -> int:
+        """Return the bytes that an adapter's weights take in the engine's dtype."""
+        return adapter.parameters * self._model.dtype.itemsize
+
     async def prepare(self, adapter: Adapter, progress: Progress | None = None) -> None:
         """Make an adapter's pack, where packs are kept and it has none yet.
 

@@ -10,36 +10,56 @@ from loradex.service.views import VersionState
 
 
 class ResidentRow(BaseModel):
-    """A version that the engine can use at its next step."""
+    """A version that is in memory. `hits`, `misses`, `loads` and `evictions` count from the start of the server.
+
+    `tier` is `device` where the engine can use it at its next step; `load_seconds` is what its last load took.
+    """
 
     name: str
     version: int
     digest: str
+    tier: str
     slot: int | None
     bytes: int
+    pinned: bool
     leases: int
     running: int
     waiting: int
     last_used: datetime | None
+    hits: int
+    misses: int
+    loads: int
+    load_seconds: float
+    evictions: int
 
     @classmethod
     def of(cls, name: str, state: VersionState) -> ResidentRow:
         """Return the row for a resident version."""
-        idle = state.idle_seconds
+        idle, usage = state.idle_seconds, state.usage
         return cls(
             name=name,
             version=state.record.version,
             digest=state.record.digest,
+            tier=state.tier,
             slot=state.slot,
             bytes=state.device_bytes,
+            pinned=state.pinned,
             leases=state.leases,
             running=state.running,
             waiting=state.waiting,
             last_used=None if idle is None else datetime.now(UTC) - timedelta(seconds=idle),
+            hits=usage.hits,
+            misses=usage.misses,
+            loads=usage.loads,
+            load_seconds=usage.load_seconds,
+            evictions=usage.evictions,
         )
 
 
 class ResidentReply(BaseModel):
-    """What the engine holds, by slot."""
+    """What is in memory, by slot, and how much of it there may be; `adapter_memory` null is no limit."""
 
     resident: list[ResidentRow]
+    bytes: int
+    adapter_memory: int | None
+    max_loras: int
