@@ -39,7 +39,20 @@ def test_every_command_has_help_with_two_examples_and_json(path: tuple[str, ...]
 def test_the_commands_are_those_of_the_issue() -> None:
     visible = {" ".join(path) for path, command in ALL if not command.hidden}
     verbs = {f"adapter {verb}" for verb in ("add", "ls", "show", "check", "promote", "rollback", "rm", "history")}
-    others = {"serve", "run", "chat", "ps", "load", "unload", "pin", "unpin", "demo", "doctor", "config show", "config init"}
+    others = {
+        "serve",
+        "run",
+        "chat",
+        "ps",
+        "load",
+        "unload",
+        "pin",
+        "unpin",
+        "demo",
+        "doctor",
+        "config show",
+        "config init",
+    }
     measures = {f"bench {verb}" for verb in ("throughput", "latency", "swap", "scale", "report", "model")}
     assert visible == verbs | others | measures
 
