@@ -48,6 +48,20 @@ def test_linears_are_matrices_that_are_no_embedding_head_router_or_expert(tmp_pa
     assert (info.id, info.path, info.dtype, info.max_model_len) == ("served", str(tmp_path / "base"), "bfloat16", 99)
 
 
+@pytest.mark.parametrize(
+    ("config", "head_dim"),
+    [
+        ({"head_dim": 16, "hidden_size": 32, "num_attention_heads": 4}, 16),
+        ({"head_dim": None, "hidden_size": 32, "num_attention_heads": 4}, 8),
+        ({"text_config": {"n_embd": 24, "n_head": 2}}, 12),
+        ({"hidden_size": 32, "num_attention_heads": 0}, 0),
+        ({}, 0),
+    ],
+)
+def test_the_size_of_a_head_is_read_or_computed(tmp_path: Path, config: dict[str, Any], head_dim: int) -> None:
+    assert read_model_info(write(tmp_path / "base", content(), **config)).head_dim == head_dim
+
+
 def test_shards_are_read_through_their_index(tmp_path: Path) -> None:
     folder = write(tmp_path / "base")
     names = list(WEIGHTS)

@@ -39,6 +39,7 @@ def test_every_command_has_help_with_two_examples_and_json(path: tuple[str, ...]
 def test_the_commands_are_those_of_the_issue() -> None:
     visible = {" ".join(path) for path, command in ALL if not command.hidden}
     verbs = {f"adapter {verb}" for verb in ("add", "ls", "show", "check", "promote", "rollback", "rm", "history")}
+    verbs |= {"adapter convert"}
     others = {
         "serve",
         "run",

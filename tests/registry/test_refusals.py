@@ -182,7 +182,7 @@ def test_a_link_put_in_after_the_look_is_not_followed(
         found.weights.unlink()
         found.weights.symlink_to(other / "adapter_model.safetensors")
     with registry._blobs.staging() as temporary, pytest.raises(FilesNotFound):
-        copy_in(found, temporary)
+        copy_in(found, temporary, BASE)
     assert files(home) == {}
 
 
@@ -205,7 +205,7 @@ def test_a_named_pipe_does_not_hang(registry: Registry, tmp_path: Path) -> None:
     os.mkfifo(folder / "pipe")
     pipe = AdapterFiles(folder, folder / "adapter_config.json", folder / "pipe", False)
     with registry._blobs.staging() as temporary, pytest.raises(FilesNotFound, match="not a regular file"):
-        copy_in(pipe, temporary)
+        copy_in(pipe, temporary, BASE)
     (folder / "adapter_model.safetensors").unlink()
     (folder / "pipe").rename(folder / "adapter_model.safetensors")
     with pytest.raises(FilesNotFound):

@@ -72,6 +72,7 @@ def read_model_info(folder: Path, served_name: str | None = None) -> ModelInfo:
         linears=linears,
         digest=model_digest(architecture, linears),
         has_chat_template=_has_chat_template(folder),
+        head_dim=_head_dim(text),
     )
 
 
@@ -133,6 +134,11 @@ def _whole(config: Mapping[str, Any], *names: str) -> int:
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return int(value)
     return 0
+
+
+def _head_dim(config: Mapping[str, Any]) -> int:
+    heads = _whole(config, "num_attention_heads", "n_head")
+    return _whole(config, "head_dim") or (_whole(config, "hidden_size", "n_embd") // heads if heads > 0 else 0)
 
 
 def _has_chat_template(folder: Path) -> bool:

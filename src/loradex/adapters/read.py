@@ -81,6 +81,11 @@ def examine(files: AdapterFiles, digest: str | None = None) -> Examined:
     return Examined(adapter, config, header, tuple(problems))
 
 
+def unreadable(folder: Path, problems: tuple[Problem, ...]) -> Examined:
+    """Return what is known of an adapter that could not even be brought into PEFT's form: why not."""
+    return Examined(Adapter("", folder, {}, 0, 0, 0, None), None, None, problems)
+
+
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import builtins
 import getpass
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loradex.cli.base import named_base, own_base
 from loradex.client.views import AdapterView, Change, HistoryEntry, Pinned, Report, VersionView
 from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef
 from loradex.errors import AdapterNotFound, ConfigInvalid, Conflict
@@ -110,22 +110,14 @@ class Offline:
     def _read_base(self, adapter: Path) -> ModelInfo:
         from loradex.adapters.base_model import read_model_info
 
-        return read_model_info(self._base or _own_base(adapter))
-
-
-def _own_base(adapter: Path) -> Path:
-    """Return the folder that the adapter's configuration names as its base."""
-    try:
-        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-        named = config.get("base_model_name_or_path") if isinstance(config, dict) else None
-    except (OSError, ValueError):
-        named = None
-    if isinstance(named, str) and named and Path(named).is_dir():
-        return Path(named)
-    raise ConfigInvalid(
-        f"No base model to check `{adapter}` against: its configuration names {named or 'none'}, no folder here",
-        hint="Name its folder with `--base DIR`, or start a server: `loradex serve MODEL`",
-    )
+        folder = self._base or own_base(adapter)
+        if folder is None:
+            named = named_base(adapter) or "none"
+            raise ConfigInvalid(
+                f"No base model to check `{adapter}` against: its configuration names {named}, no folder here",
+                hint="Name its folder with `--base DIR`, or start a server: `loradex serve MODEL`",
+            )
+        return read_model_info(folder)
 
 
 def _view(record: AdapterRecord) -> AdapterView:

@@ -30,6 +30,7 @@ class ModelInfo:
             (`model.layers.0.self_attn.q_proj`).
         digest: SHA-256, in hexadecimal, over architecture and linears: adapters are stored with it.
         has_chat_template: whether the tokenizer can render messages.
+        head_dim: rows of q, k and v that belong to one head of attention; 0 where that is not known.
     """
 
     id: str
@@ -42,3 +43,4 @@ class ModelInfo:
     linears: Mapping[str, LinearShape]
     digest: str
     has_chat_template: bool
+    head_dim: int = 0

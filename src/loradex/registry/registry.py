@@ -16,11 +16,12 @@ from typing import Self
 from loradex.adapters.adapter import Adapter
 from loradex.adapters.check import CheckReport, check_examined
 from loradex.adapters.files import MAX_WEIGHTS_BYTES, AdapterFiles, find_files
+from loradex.adapters.formats.detect import ForeignFiles
 from loradex.adapters.packs import FOLDER, PackFolder
-from loradex.adapters.read import Examined, examine
+from loradex.adapters.read import Examined, examine, unreadable
 from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef, Reference
 from loradex.core.model import ModelInfo
-from loradex.errors import AdapterNotFound, Conflict, FilesNotFound, RegistryFailed
+from loradex.errors import AdapterInvalid, AdapterNotFound, Conflict, FilesNotFound, RegistryFailed
 from loradex.registry import changes, store
 from loradex.registry.blobs import STALE_SECONDS, Blobs
 from loradex.registry.database import Database
@@ -81,12 +82,11 @@ class Registry:
 
         Raises:
             PathNotAllowed, FilesNotFound, MissingExtra, RegistryFailed: as for `stage`.
-            AdapterInvalid: pickled weights, allowed by `allow_pickle`, cannot be converted.
         """
         files = find_source(folder, allowed)
-        if not (files.pickled and allow_pickle):
+        if isinstance(files, AdapterFiles) and not (files.pickled and allow_pickle):
             return check_examined(examine(files), base, max_rank, strict_base=strict_base)
-        with self._copied(files) as (_, found):
+        with self._copied(files, base) as (_, found):
             return check_examined(found, base, max_rank, strict_base=strict_base)
 
     def stage(
@@ -112,10 +112,12 @@ class Registry:
         """
         files = find_source(folder, allowed)
         name = Path(folder).name or str(folder)
-        if (files.pickled and not allow_pickle) or _size(files.weights) > MAX_WEIGHTS_BYTES:
+        if isinstance(files, AdapterFiles) and (
+            (files.pickled and not allow_pickle) or _size(files.weights) > MAX_WEIGHTS_BYTES
+        ):
             # Refused before anything is copied.
             check_examined(examine(files), base, max_rank, strict_base=strict_base).raise_if_bad(name)
-        with self._copied(files) as (temporary, found):
+        with self._copied(files, base) as (temporary, found):
             report = check_examined(found, base, max_rank, strict_base=strict_base)
             report.raise_if_bad(name)
             self._hold(report.digest, 1)
@@ -266,14 +268,17 @@ class Registry:
             return store.entries(connection, changes.existing(connection, name)[0])
 
     @contextmanager
-    def _copied(self, files: AdapterFiles) -> Iterator[tuple[Path, Examined]]:
+    def _copied(self, files: AdapterFiles | ForeignFiles, base: ModelInfo) -> Iterator[tuple[Path, Examined]]:
         with ExitStack() as stack:
             try:
                 temporary = stack.enter_context(self._blobs.staging())
-                digest = copy_in(files, temporary)
+                digest = copy_in(files, temporary, base)
+                found = examine(find_files(temporary), digest)
+            except AdapterInvalid as error:
+                found = unreadable(files.folder, error.problems)
             except OSError as error:
                 raise _failed("copied", files, error) from error
-            yield temporary, examine(find_files(temporary), digest)
+            yield temporary, found
 
     def _hold(self, digest: str, by: int) -> None:
         with self._lock:
@@ -297,5 +302,5 @@ def _size(path: Path) -> int:
         raise FilesNotFound(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _failed(what: str, files: AdapterFiles, error: OSError) -> RegistryFailed:
+def _failed(what: str, files: AdapterFiles | ForeignFiles, error: OSError) -> RegistryFailed:
     return RegistryFailed(f"The adapter at {files.folder} could not be {what}: {error.strerror or error}")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from loradex.adapters.files import AdapterFiles, find_files
+from loradex.adapters.files import AdapterFiles
+from loradex.adapters.formats.detect import ForeignFiles, find_adapter
 from loradex.errors import FilesNotFound, PathNotAllowed
 
 
@@ -27,19 +29,20 @@ def contained(path: Path | str, allowed: Sequence[Path]) -> Path:
     raise PathNotAllowed(f"The path {str(path)[:500]!r} is outside the folders from which adapters may be loaded")
 
 
-def find_source(folder: Path | str, allowed: Sequence[Path] | None) -> AdapterFiles:
-    """Find the adapter in `folder`, with every symbolic link resolved; None allows every place.
+def find_source(path: Path | str, allowed: Sequence[Path] | None) -> AdapterFiles | ForeignFiles:
+    """Find the adapter at a path, with every symbolic link resolved; None allows every place.
 
     Raises:
-        PathNotAllowed: the folder, or one of its files, lies outside the allowed folders.
+        PathNotAllowed: the path, or a file of the adapter, lies outside the allowed folders.
         FilesNotFound: there is no adapter.
     """
-    files = find_files(Path(os.path.abspath(folder)) if allowed is None else contained(folder, allowed))
+    files = find_adapter(Path(os.path.abspath(path)) if allowed is None else contained(path, allowed))
     try:
-        paths = [_real(path, allowed) for path in (files.config, files.weights)]
+        if isinstance(files, ForeignFiles):
+            return replace(files, parts={name: _real(part, allowed) for name, part in files.parts.items()})
+        return replace(files, config=_real(files.config, allowed), weights=_real(files.weights, allowed))
     except OSError as error:
-        raise FilesNotFound(f"No adapter at {folder}: {error}") from error
-    return AdapterFiles(files.folder, paths[0], paths[1], files.pickled)
+        raise FilesNotFound(f"No adapter at {path}: {error}") from error
 
 
 def _real(path: Path, allowed: Sequence[Path] | None) -> Path:

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from loradex.adapters.digest import copy_and_digest, digest_files
-from loradex.adapters.files import CONFIG, MAX_CONFIG_BYTES, PICKLED, WEIGHTS, AdapterFiles
+from loradex.adapters.digest import CHUNK_BYTES, copy_and_digest, digest_files
+from loradex.adapters.files import CONFIG, MAX_CONFIG_BYTES, MAX_WEIGHTS_BYTES, PICKLED, WEIGHTS, AdapterFiles
+from loradex.adapters.formats.detect import ForeignFiles
 from loradex.adapters.pickled import convert
-from loradex.errors import FilesNotFound
+from loradex.core.model import ModelInfo
+from loradex.errors import AdapterInvalid, FilesNotFound, Problem
+
+ORIGINAL = "original"
+"""The folder in which a foreign adapter lies while it is read."""
 
 
-def copy_in(files: AdapterFiles, folder: Path) -> str:
-    """Copy configuration and weights into `folder`, safely on disk, and return their digest.
+def copy_in(files: AdapterFiles | ForeignFiles, folder: Path, base: ModelInfo) -> str:
+    """Bring configuration and weights into `folder` in PEFT's form, safely on disk, and return their digest.
 
-    Pickled weights are turned into safetensors; the caller has been asked to.
+    Pickled weights are turned into safetensors; the caller has been asked to. Other formats are copied, so that nobody
+    changes them meanwhile, converted, and leave the folder again.
 
     Raises:
         FilesNotFound: a file cannot be opened, or is no regular file.
-        AdapterInvalid, MissingExtra: pickled weights cannot be converted.
+        AdapterInvalid, MissingExtra: it cannot be converted.
         OSError: the copy cannot be written.
     """
+    if isinstance(files, ForeignFiles):
+        return _convert_in(files, folder, base)
     with _opened(files.config) as file:
         config = file.read(MAX_CONFIG_BYTES + 1)  # one more than is accepted: the check then says so
     with (folder / CONFIG).open("xb") as target:
@@ -41,6 +50,37 @@ def copy_in(files: AdapterFiles, folder: Path) -> str:
             _finish(target)
         digest = digest_files(folder / CONFIG, folder / WEIGHTS)
     return digest
+
+
+def _convert_in(files: ForeignFiles, folder: Path, base: ModelInfo) -> str:
+    from loradex.adapters.formats.convert import read_foreign  # and numpy with it: listing must not wait for that
+    from loradex.adapters.formats.peft import write_peft
+
+    original = folder / ORIGINAL
+    copies = {name: original / name for name in files.parts}
+    room = MAX_WEIGHTS_BYTES
+    for name, copy in copies.items():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        room -= _copy_at_most(files.parts[name], copy, room)
+    write_peft(read_foreign(files.format, copies, base), folder)
+    shutil.rmtree(original)
+    for name in (CONFIG, WEIGHTS):
+        with (folder / name).open("rb+") as target:
+            _finish(target)
+    return digest_files(folder / CONFIG, folder / WEIGHTS)
+
+
+def _copy_at_most(source: Path, target: Path, room: int) -> int:
+    size = 0
+    with _opened(source) as file, target.open("xb") as copy:
+        while piece := file.read(CHUNK_BYTES):
+            size += len(piece)
+            if size > room:
+                what = f"{source.name} makes it larger than the limit of {MAX_WEIGHTS_BYTES >> 30} GiB"
+                problem = Problem("too_large", what, "Give the adapter alone, without weights of its base")
+                raise AdapterInvalid(f"{source} cannot be read", [problem])
+            copy.write(piece)
+    return size
 
 
 @contextmanager

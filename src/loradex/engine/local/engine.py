@@ -230,6 +230,7 @@ class LocalEngine:
             linears=self._model.shapes(),
             digest=offline.digest,
             has_chat_template=self._text.has_chat_template,
+            head_dim=offline.head_dim,
         )
 
 

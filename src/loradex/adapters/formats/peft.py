@@ -1,0 +1,103 @@
+"""PEFT's own files, the canonical form: every other format is read into it and written from it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from loradex.adapters.files import CONFIG, WEIGHTS, find_files
+from loradex.adapters.formats.lora import Lora, Pair
+from loradex.adapters.formats.safetensors_file import read_safetensors, write_safetensors
+from loradex.adapters.keys import Key, kind
+from loradex.adapters.listing import listed
+from loradex.adapters.read import examine
+from loradex.errors import AdapterInvalid, Problem
+
+# What a pair says by itself, or what has no part in inference; any other option that is set goes with the pairs.
+_SAID_BY_PAIRS = frozenset(
+    (
+        *("peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
+        *("inference_mode", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules"),
+        *("exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout", "fan_in_fan_out", "bias"),
+        *("init_lora_weights", "runtime_config", "ensure_weight_tying", "qalora_group_size", "megatron_config"),
+        *("megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config"),
+    )
+)
+
+
+def read_peft(folder: Path) -> Lora:
+    """Read an adapter as PEFT saves it.
+
+    Raises:
+        FilesNotFound: there is none in the folder.
+        AdapterInvalid: it cannot be served as it is, or is more than low-rank pairs; lists every reason.
+    """
+    files = find_files(folder)
+    found = examine(files)
+    if found.problems or found.config is None:
+        raise AdapterInvalid(f"The adapter at {folder} cannot be converted", found.problems)
+    tensors = read_safetensors(files.weights)
+    layers = found.adapter.layers
+    pairs = {
+        module: Pair(tensors[layer.a], tensors[layer.b], layer.scaling * layer.rank) for module, layer in layers.items()
+    }
+    known = {name for layer in layers.values() for name in (layer.a, layer.b)}
+    if more := [name for name in tensors if name not in known]:
+        what = f"{len(more)} tensors are no low-rank pair, and other formats hold nothing else: {listed(more)}"
+        problem = Problem("unsupported_tensors", what, "Serve it as it is, or merge it with PEFT's `merge_and_unload`")
+        raise AdapterInvalid(f"The adapter at {folder} cannot be converted", [problem])
+    options = {name: value for name, value in found.config.raw.items() if value and name not in _SAID_BY_PAIRS}
+    return Lora(pairs, found.config.base_model, options)
+
+
+def write_peft(lora: Lora, folder: Path) -> None:
+    """Write configuration and weights into a folder that has none: equal adapters give equal bytes, thus one digest.
+
+    Raises:
+        OSError: a file is there already, or the disk refuses.
+    """
+    with (folder / CONFIG).open("x", encoding="utf-8") as file:
+        json.dump(_config(lora), file, indent=2, sort_keys=True)
+        file.write("\n")
+    tensors = {}
+    for module, pair in lora.pairs.items():
+        tensors[str(Key(module, "A"))] = pair.a
+        tensors[str(Key(module, "B"))] = pair.b
+    write_safetensors(folder / WEIGHTS, tensors)
+
+
+def _config(lora: Lora) -> dict[str, Any]:
+    pairs = lora.pairs
+    rank = _usual(pair.rank for pair in pairs.values())
+    alpha = _usual(pair.alpha for pair in pairs.values())
+    return {
+        **lora.options,
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": lora.base_model,
+        "inference_mode": True,
+        "bias": "none",
+        "r": rank or 8,
+        "lora_alpha": _short(alpha or 8),
+        "target_modules": sorted({kind(module) for module in pairs}),
+        "rank_pattern": {_exact(module): pair.rank for module, pair in sorted(pairs.items()) if pair.rank != rank},
+        "alpha_pattern": {
+            _exact(module): _short(pair.alpha) for module, pair in sorted(pairs.items()) if pair.alpha != alpha
+        },
+    }
+
+
+def _usual(values: Any) -> Any:
+    found = Counter(values).most_common()
+    # Of equally usual ones the smallest, so that the order of the modules has no say.
+    return min((value for value, count in found if count == found[0][1]), default=None)
+
+
+def _exact(module: str) -> str:
+    return "^" + module
+
+
+def _short(value: float) -> float:
+    return int(value) if value == int(value) else value

@@ -1,0 +1,53 @@
+"""`loradex adapter convert`: an adapter in another format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loradex.adapters.formats.detect import Format
+from loradex.cli.adapter import Base
+from loradex.cli.base import own_base
+from loradex.cli.command import command
+from loradex.cli.output import Output, grid, human_count, human_size
+
+EXAMPLES = (
+    "loradex adapter convert ./medical-lora --to edge --out ./medical-edge",
+    "loradex adapter convert ./medical.gguf --to peft --out ./medical-lora --base ./llama",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to those of `loradex adapter`."""
+    command(app, "convert", examples=EXAMPLES)(convert)
+
+
+def convert(
+    out: Output,
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder or file of the adapter.", show_default=False)],
+    to: Annotated[Format, typer.Option("--to", help="The format to write.", show_default=False)],
+    where: Annotated[
+        Path, typer.Option("--out", metavar="PATH", help="Folder to write; it must not exist yet.", show_default=False)
+    ],
+    base: Base = None,
+) -> None:
+    """Write an adapter in another format: PEFT, TensorRT-Edge-LLM (edge) or llama.cpp (gguf).
+
+    What the format cannot hold is refused with the reason; weights keep their dtype wherever the format has it.
+    """
+    from loradex.adapters.base_model import read_model_info
+    from loradex.adapters.formats.convert import convert as run
+
+    folder = base or own_base(path)
+    done = run(path, to, where, read_model_info(folder) if folder else None)
+    facts = [
+        ("from", done.source),
+        ("to", done.target),
+        ("modules", str(done.modules)),
+        ("weights", f"{human_count(done.parameters)}, {human_size(done.bytes)}"),
+        ("written", str(done.path)),
+        *(("note", note) for note in done.notes),
+    ]
+    out.data(done, grid(("", ""), facts), quiet=[str(done.path)])

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from loradex.adapters.files import AdapterFiles
+from loradex.adapters.formats.detect import ForeignFiles, find_adapter
+from loradex.errors import FilesNotFound
+from tests.adapters.making import make_adapter
+
+EDGE = "processed_adapter_model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("files", "named", "form", "parts"),
+    [
+        (["a.gguf"], "a.gguf", "gguf", ["a.gguf"]),
+        (["A.GGUF"], ".", "gguf", ["A.GGUF"]),
+        ([EDGE, "config.json"], ".", "edge", [EDGE, "config.json"]),
+        ([EDGE], EDGE, "edge", [EDGE]),
+    ],
+)
+def test_formats_are_known_by_their_files(
+    tmp_path: Path, files: list[str], named: str, form: str, parts: list[str]
+) -> None:
+    for name in files:
+        (tmp_path / name).write_bytes(b"x")
+    found = find_adapter(tmp_path / named)
+    assert isinstance(found, ForeignFiles)
+    assert found.format == form
+    assert found.folder == tmp_path / named
+    assert dict(found.parts) == {part: tmp_path / part for part in parts}
+
+
+def test_peft_comes_first(tmp_path: Path) -> None:
+    make_adapter(tmp_path)
+    (tmp_path / "a.gguf").write_bytes(b"x")
+    assert isinstance(find_adapter(tmp_path), AdapterFiles)
+
+
+@pytest.mark.parametrize(
+    ("files", "named", "says"),
+    [
+        ([], ".", "adapter_config.json is missing"),
+        ([], "nothing", "does not exist"),
+        (["a.txt"], "a.txt", "is a file"),
+        (["a.gguf", "b.gguf"], ".", "holds 2 adapters: a.gguf, b.gguf"),
+        ([], "a\0b", "No adapter"),
+        ([], "x" * 5000, "No adapter"),
+    ],
+)
+def test_what_is_no_adapter_is_said(tmp_path: Path, files: list[str], named: str, says: str) -> None:
+    for name in files:
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(FilesNotFound, match=says):
+        find_adapter(tmp_path / named)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from tests.cli.conftest import Loradex
+from tests.server.serving import Deck, save_adapter
+
+EDGE = "processed_adapter_model.safetensors"
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    folder = tmp_path / "base"
+    folder.mkdir()
+    shapes = {"q_proj": (32, 32), "v_proj": (16, 32)}
+    save_file(
+        {f"model.layers.0.self_attn.{name}.weight": np.zeros(shape, np.float32) for name, shape in shapes.items()},
+        folder / "model.safetensors",
+    )
+    heads = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 100, **heads}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_there_and_back(loradex: Loradex, base: Path, tmp_path: Path) -> None:
+    source = save_adapter(tmp_path / "peft", base=str(base))  # names its base, so nobody has to
+    there = loradex("adapter", "convert", source, "--to", "gguf", "--out", "there", "--json").json
+    assert (there["source"], there["target"], there["modules"], there["notes"]) == ("peft", "gguf", 4, [])
+    ran = loradex("adapter", "convert", "there/adapter.gguf", "--to", "peft", "--out", "back", "--base", base)
+    assert ran.code == 0
+    assert "gguf" in ran.out
+    before, after = (load_file(each / "adapter_model.safetensors") for each in (source, tmp_path / "back"))
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_a_file_is_written_where_its_name_says_so(loradex: Loradex, base: Path, tmp_path: Path) -> None:
+    source = save_adapter(tmp_path / "peft", base=str(base))
+    assert loradex("adapter", "convert", source, "--to", "gguf", "--out", "new/a.gguf", "-q").out == "new/a.gguf\n"
+    assert (tmp_path / "new" / "a.gguf").read_bytes()[:4] == b"GGUF"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.gguf"]
+
+
+def test_what_is_rounded_is_said(loradex: Loradex, tmp_path: Path) -> None:
+    source = save_adapter(tmp_path / "peft")
+    ran = loradex("adapter", "convert", source, "--to", "edge", "--out", "edge")
+    assert "8 of 8 tensors were rounded to float16" in ran.out
+    assert sorted(path.name for path in (tmp_path / "edge").iterdir()) == ["config.json", EDGE]
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "says"),
+    [
+        (["peft", "--to", "gguf", "--out", "x"], 1, "--base DIR"),
+        (["peft", "--to", "edge", "--out", "peft"], 1, "exists already"),
+        (["nowhere", "--to", "edge", "--out", "x"], 3, "does not exist"),
+        (["peft", "--to", "onnx", "--out", "x"], 2, "gguf"),
+        (["peft", "--to", "edge"], 2, "--out"),
+    ],
+)
+def test_exit_codes(loradex: Loradex, tmp_path: Path, argv: list[str], code: int, says: str) -> None:
+    save_adapter(tmp_path / "peft")
+    ran = loradex("adapter", "convert", *argv)
+    assert (ran.code, ran.out) == (code, "")
+    assert says in ran.err
+    assert not (tmp_path / "x").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["peft"]
+
+
+def test_a_server_takes_a_converted_adapter(loradex: Loradex, deck: Deck) -> None:
+    loradex("adapter", "convert", deck.folder / "medical", "--to", "edge", "--out", deck.folder / "edge")
+    assert loradex("adapter", "check", deck.folder / "edge", "--json").json["ok"]
+    assert loradex("adapter", "add", "medical", deck.folder / "edge" / EDGE, "-q").out == "medical@1\n"
