@@ -232,6 +232,23 @@ async def test_a_failure_on_the_way_is_a_500_or_an_event(app: App) -> None:
     assert app.deck.idle()
 
 
+async def test_of_those_who_wait_the_lower_priority_number_is_served_first(making: Making) -> None:
+    app = await making(max_loras=1, tokens_per_second=200.0)
+    for seed, name in enumerate(("two", "three", "one")):
+        await app.add(name, seed=seed)
+    order: list[str] = []
+
+    async def ask(model: str, **more: object) -> None:
+        assert (await app.complete(model=model, max_tokens=8, **more)).status_code == 200
+        order.append(model)
+
+    first = asyncio.create_task(ask("one"))
+    while not app.deck.leases():
+        await asyncio.sleep(0)
+    await asyncio.gather(first, ask("two", priority=5), ask("three", priority=-5))
+    assert order == ["one", "three", "two"]
+
+
 async def test_no_slot_in_time_is_a_503_that_says_to_come_back(making: Making) -> None:
     app = await making(max_loras=1, tokens_per_second=20.0)
     await app.add("one")

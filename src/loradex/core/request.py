@@ -13,10 +13,12 @@ class GenerateRequest:
     """One answer to make.
 
     `tokens` is the whole prompt. The members of `mix` are digests of weights that are resident, and stay so until the
-    answer ends. `sampling.max_tokens` is set: the service has fitted it into the context.
+    answer ends. `sampling.max_tokens` is set: the service has fitted it into the context. A lower `priority` is
+    admitted earlier, though none waits for ever.
     """
 
     id: str
     tokens: tuple[int, ...]
     sampling: Sampling
     mix: Mix[str] = field(default_factory=Mix)
+    priority: int = 0

@@ -273,9 +273,10 @@ class FakeEngine:
         return next((slot for slot, adapter in self._slots.items() if adapter.digest == digest), None)
 
     def _wake(self) -> None:
-        """Let waiting requests run, first come first, as far as `max_num_seqs` allows."""
+        """Let waiting requests run, by priority and then first come first, as far as `max_num_seqs` allows."""
         while self._waiting and (len(self._running) < self._config.max_num_seqs or not self._serving):
-            sequence = self._waiting.pop(0)
+            sequence = min(self._waiting, key=lambda waiting: waiting.request.priority)
+            self._waiting.remove(sequence)
             self._running.append(sequence)
             sequence.admitted.set()
 

@@ -40,7 +40,14 @@ class Answers:
 
     @classmethod
     async def begin(
-        cls, service: Service, prompts: Sequence[Prompt], sampling: Sampling, model: str | None, n: int, request_id: str
+        cls,
+        service: Service,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        model: str | None,
+        n: int,
+        request_id: str,
+        priority: int = 0,
     ) -> Answers:
         """Begin an answer to every prompt.
 
@@ -53,7 +60,7 @@ class Answers:
                 # A replace between two prompts must not make two versions speak in one reply.
                 named = str(begun[0].ref) if begun and begun[0].ref else model
                 name = request_id if len(prompts) == 1 else f"{request_id}-{index}"
-                begun.append(await service.generate(Ask(named, prompt, sampling, n, name)))
+                begun.append(await service.generate(Ask(named, prompt, sampling, n, name, priority)))
         except BaseException:
             for answer in begun:
                 await answer.aclose()

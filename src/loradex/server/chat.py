@@ -44,7 +44,8 @@ async def create_chat_completion(
     chat_id = f"chatcmpl-{request_id(request)}"
 
     async def begin() -> Answers:
-        return await Answers.begin(service, [body.prompt()], sampling, body.model, body.n or 1, chat_id)
+        asked = (body.model, body.n or 1, chat_id, body.priority or 0)
+        return await Answers.begin(service, [body.prompt()], sampling, *asked)
 
     if body.stream:
         answers = await attended(request.receive, begin())

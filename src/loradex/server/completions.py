@@ -62,7 +62,8 @@ class _Call:
         self._n = body.n or 1
 
     async def begin(self) -> Answers:
-        return await Answers.begin(self._service, self._prompts, self._sampling, self._body.model, self._n, self._id)
+        model, priority = self._body.model, self._body.priority or 0
+        return await Answers.begin(self._service, self._prompts, self._sampling, model, self._n, self._id, priority)
 
     async def whole(self, headers: dict[str, str]) -> Response:
         answers = await self.begin()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from loradex.core.adapter import AdapterRef
 from loradex.core.prompt import Prompt
@@ -33,6 +34,7 @@ class Ask:
         prompt: text, token ids or a conversation.
         sampling: `max_tokens` None takes what the context leaves.
         n: answers to make, 1 to 128; with a seed, answer `i` has `seed + i`.
+        priority: lower is served earlier, of those who wait.
         request_id: for logs and replies; made up when empty. It need not be unique.
     """
 
@@ -41,6 +43,7 @@ class Ask:
     sampling: Sampling
     n: int = 1
     request_id: str = ""
+    priority: int = 0
 
     def __post_init__(self) -> None:
         """Check `n`.
@@ -74,7 +77,7 @@ class Generator:
             tokens = self._engine.encode(ask.prompt)
             sampling = fit(ask.sampling, len(tokens), self._engine.info.max_model_len)
             if ref is not None:
-                ref, lease = await self._lease(ask.model, ref)
+                ref, lease = await self._lease(ask, ref)
         except LoradexError as error:
             self._metrics.refused(ref, error.code)
             raise
@@ -86,20 +89,22 @@ class Generator:
             str(reference) if reference is not None else self._engine.info.id,
             ref,
             engine=self._engine,
-            requests=[GenerateRequest(f"{own}-{i}", tokens, seeded(sampling, i)) for i in range(ask.n)],
+            requests=[
+                GenerateRequest(f"{own}-{i}", tokens, seeded(sampling, i), priority=ask.priority) for i in range(ask.n)
+            ],
             lease=lease,
             metrics=self._metrics,
             clock=self._clock,
             arrived=arrived,
         )
 
-    async def _lease(self, model: str | None, ref: AdapterRef) -> tuple[AdapterRef, Lease]:
+    async def _lease(self, ask: Ask, ref: AdapterRef) -> tuple[AdapterRef, Lease]:
         """Lease the version that was resolved; if it was removed meanwhile, resolve once more."""
-        reference = self._names.reference(model)
+        acquire = partial(self._residency.acquire, reference=self._names.reference(ask.model), priority=ask.priority)
         try:
-            return ref, await self._residency.acquire(ref.digest, name=ref.name, reference=reference)
+            return ref, await acquire(ref.digest, name=ref.name)
         except (AdapterDamaged, AdapterNotFound):
-            again = await self._names.pick(model, again=True)
+            again = await self._names.pick(ask.model, again=True)
             if again is None or again.digest == ref.digest:
                 raise
-            return again, await self._residency.acquire(again.digest, name=again.name, reference=reference)
+            return again, await acquire(again.digest, name=again.name)

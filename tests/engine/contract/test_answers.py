@@ -7,6 +7,8 @@ import asyncio
 import pytest
 
 from loradex.core.mix import Mix
+from loradex.core.request import GenerateRequest
+from loradex.core.sampling import Sampling
 from loradex.engine.base import Engine
 from loradex.errors import InvalidRequest, LoradexError
 
@@ -57,6 +59,23 @@ async def test_more_requests_than_fit_one_step_all_end(start: Start) -> None:
     answers = await asyncio.gather(*(whole(begin(engine, ignore_eos=True)) for _ in range(7)))
     assert {answer.end.completion_tokens for answer in answers} == {12}
     await until(lambda: idle(engine))
+
+
+async def test_requests_of_a_lower_priority_number_are_admitted_first(start: Start) -> None:
+    engine = await start(max_num_seqs=1)
+    order: list[int] = []
+
+    async def ask(priority: int) -> None:
+        wanted = Sampling(temperature=0.0, max_tokens=6, ignore_eos=True)
+        request = GenerateRequest(f"p{priority}", engine.encode(PROMPT), wanted, priority=priority)
+        await whole(engine.generate(request))
+        order.append(priority)
+
+    running = asyncio.create_task(whole(endless(engine)))
+    await until(lambda: engine.stats().running == 1)
+    tasks = [asyncio.create_task(ask(priority)) for priority in (2, -1, 0)]
+    await asyncio.gather(running, *tasks)
+    assert order == [-1, 0, 2]
 
 
 async def test_a_stop_string_ends_the_answer(engine: Engine) -> None:

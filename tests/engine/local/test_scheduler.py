@@ -106,6 +106,19 @@ def test_a_switched_sequence_never_shares_its_blocks_again() -> None:
     assert later.cached == 0
 
 
+def test_of_those_that_run_the_least_urgent_gives_way() -> None:
+    line = scheduler(4)
+    urgent, patient = sequence("urgent", 7), sequence("patient", 7, start=50)
+    patient.priority = 1
+    line.add(patient)
+    step(line)
+    line.add(urgent)
+    for _ in range(4):
+        step(line)
+    assert line.running == [urgent]
+    assert list(line.waiting) == [patient]
+
+
 def test_a_waiting_sequence_that_was_not_computed_stays_shareable_after_a_switch() -> None:
     line = scheduler()
     line.add(waiting := sequence("w", 9, "old"))

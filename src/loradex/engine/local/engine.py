@@ -146,6 +146,7 @@ class LocalEngine:
         # Ids of requests come from clients and may repeat; the loop's own never do.
         key = str(next(self._numbers))
         answer = Answer(key, list(request.tokens), len(request.tokens), sampling, request.mix, seed, request=request.id)
+        answer.priority = request.priority
         output = Output(self._text, answer, self._eos, self.info.max_model_len)
         messages: asyncio.Queue[Message] = asyncio.Queue()
         self._queues[key] = messages

@@ -1,4 +1,4 @@
-"""Who waits for a place in the batch, and in what order the adapters take turns."""
+"""Who waits for a place in the batch at one priority, and in what order the adapters take turns."""
 
 from __future__ import annotations
 
@@ -63,6 +63,16 @@ class Line:
             yield queue.sequences[0]
             if queue.passed >= self.overtakes:
                 return
+
+    @property
+    def closed(self) -> bool:
+        """Whether nobody else may be admitted before one who waits here."""
+        return bool(self._returned) or any(queue.passed >= self.overtakes for queue in self._queues.values())
+
+    def pass_all(self) -> None:
+        """Take note that one from elsewhere was admitted, since none of the candidates fitted."""
+        for queue in self._queues.values():
+            queue.passed += 1
 
     def take(self, sequence: Sequence) -> None:
         """Let a candidate go. Those before it were passed; its mix's next turn is the last."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from loradex.engine.local.blocks import Blocks, chain_key, root_key
-from loradex.engine.local.line import Line
+from loradex.engine.local.levels import Levels
 from loradex.engine.local.plan import Chunk, StepPlan
 from loradex.engine.local.sequence import Sequence
 
@@ -15,9 +15,9 @@ class Scheduler:
 
     Decodes come first, one token each, then prompts in chunks, all within `max_tokens` tokens and `max_sequences`
     sequences. Beside decodes prompts get `max_prefill_tokens` at most, so that a long one stretches every step a little
-    instead of one step a lot. Who is admitted next is for the `Line` to say. When blocks run out the youngest running
-    sequence is preempted: it gives up its blocks, goes back to the front of the line, and is computed again later
-    (mostly from the prefix cache).
+    instead of one step a lot. Who is admitted next is for the `Levels` to say. When blocks run out the youngest of the
+    least urgent running sequences is preempted: it gives up its blocks, goes back to the front of the line, and is
+    computed again later (mostly from the prefix cache).
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Scheduler:
         self.max_tokens = max_tokens
         self.max_prefill_tokens = max_prefill_tokens
         self.prefix_cache = prefix_cache
-        self.waiting = Line()
+        self.waiting = Levels()
         self.running: list[Sequence] = []
         self.preemptions = 0
         self.prefix_queries = 0
@@ -118,9 +118,10 @@ class Scheduler:
         return _chunk(sequence, length)
 
     def _youngest_unplanned(self, planned: list[Chunk]) -> Sequence:
-        """Return the last admitted sequence that this step does not compute yet."""
+        """Return the last admitted of the least urgent sequences that this step does not compute yet."""
         taken = {id(chunk.sequence) for chunk in planned}
-        return next(sequence for sequence in reversed(self.running) if id(sequence) not in taken)
+        left = [sequence for sequence in reversed(self.running) if id(sequence) not in taken]
+        return max(left, key=lambda sequence: sequence.priority)
 
     def _admit_next(self, budget: int) -> Chunk | None:
         """Admit the first in line whose whole prompt has room."""

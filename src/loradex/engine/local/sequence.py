@@ -24,6 +24,7 @@ class Sequence:
         request: id of the request it answers; clients may repeat one.
         private: its keys and values come from more than one set of weights, so they are never shared.
         arrival: its number in the order of arrival.
+        priority: lower is admitted earlier, and gives way later.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Sequence:
     request: str = ""
     private: bool = False
     arrival: int = 0
+    priority: int = 0
 
     @property
     def pending(self) -> int:

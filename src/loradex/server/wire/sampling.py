@@ -84,6 +84,9 @@ class SamplingFields(Body):
     include_stop_str_in_output: bool | None = None
     response_format: ResponseFormat | None = None
     user: str | None = None
+    priority: Annotated[Whole, Field(ge=-(2**63), le=2**63 - 1)] | None = Field(
+        None, description="Lower is served earlier while requests wait (vLLM); null is 0"
+    )
 
     def check(self) -> None:
         """Check what no single field can tell.
