@@ -64,7 +64,7 @@ class Runner:
 
     @torch.inference_mode()
     def logits(self, plan: StepPlan) -> torch.Tensor:
-        """Compute a plan; return float32 logits `[sampling chunks, vocabulary]`, in the plan's order."""
+        """Compute a plan; return logits `[sampling chunks, vocabulary]` in the model's dtype, in the plan's order."""
         device = self.model.device
         tokens = [token for chunk in plan.chunks for token in _tokens(chunk)]
         positions = [chunk.start + i for chunk in plan.chunks for i in range(chunk.length)]
@@ -80,7 +80,7 @@ class Runner:
             )
         finally:
             self.model.step.batch = None
-        return output.logits[0].float()
+        return output.logits[0]
 
     def _batch(self, chunks: Sequence[Chunk], ends: Sequence[int]) -> Batch:
         cells = [self._cells(chunk) for chunk in chunks]

@@ -27,11 +27,13 @@ class Choice:
 
 
 def sample(logits: torch.Tensor, sequences: Rows[Sequence], eos: tuple[int, ...]) -> list[Choice]:
-    """Choose a token for each row of `logits`, float32 of shape `[rows, vocabulary]`, which is overwritten.
+    """Choose a token for each row of `logits` (`[rows, vocabulary]`, in the model's dtype), which is overwritten.
 
     Each row's choice depends on that row and its own seed alone, never on its neighbours. Log-probabilities are those
     before bias, penalties and temperature.
     """
+    if not all(_is_plain(sequence) for sequence in sequences):
+        logits = logits.float()
     logprobs = {
         i: torch.log_softmax(logits[i], dim=-1) for i, s in enumerate(sequences) if s.sampling.logprobs is not None
     }
@@ -56,6 +58,19 @@ def uniform(seed: int, position: int) -> float:
     """
     key = seed.to_bytes(9, "little", signed=True) + position.to_bytes(8, "little")
     return (int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 11) * 2.0**-53
+
+
+def _is_plain(sequence: Sequence) -> bool:
+    """Whether only the largest value counts, so that the model's own dtype is as good as float32."""
+    sampling = sequence.sampling
+    changed = (
+        sampling.logit_bias
+        or sequence.output_len < sampling.min_tokens
+        or sampling.repetition_penalty != 1.0
+        or sampling.presence_penalty
+        or sampling.frequency_penalty
+    )
+    return sampling.greedy and sampling.logprobs is None and not changed
 
 
 def _adjust(row: torch.Tensor, sequence: Sequence, eos: tuple[int, ...]) -> None:
