@@ -25,6 +25,7 @@ class Levels:
         self._lines: dict[int, Line] = {}
         self._passed: dict[int, int] = {}
         """How many of other levels were admitted since a level had its last turn."""
+        self._arrivals = 0
 
     def __len__(self) -> int:
         return sum(len(line) for line in self._lines.values())
@@ -35,6 +36,8 @@ class Levels:
 
     def append(self, sequence: Sequence) -> None:
         """Add a new sequence to the end of its level."""
+        sequence.arrival = self._arrivals
+        self._arrivals += 1
         self._line(sequence.priority).append(sequence)
 
     def put_back(self, sequence: Sequence) -> None:

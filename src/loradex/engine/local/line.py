@@ -34,7 +34,6 @@ class Line:
         self.overtakes = overtakes
         self._returned: deque[Sequence] = deque()
         self._queues: OrderedDict[Mix[str], _Queue] = OrderedDict()
-        self._arrivals = 0
 
     def __len__(self) -> int:
         return len(self._returned) + sum(len(queue.sequences) for queue in self._queues.values())
@@ -46,8 +45,6 @@ class Line:
 
     def append(self, sequence: Sequence) -> None:
         """Add a new sequence; a mix that had nobody here gets the last turn."""
-        sequence.arrival = self._arrivals
-        self._arrivals += 1
         self._queues.setdefault(sequence.mix, _Queue()).sequences.append(sequence)
 
     def put_back(self, sequence: Sequence) -> None:
