@@ -114,7 +114,7 @@ class LocalEngine:
             Overloaded: every slot is taken.
         """
         loop = self._running()
-        if any(resident.digest == adapter.digest for resident in self.resident()):
+        if adapter.digest in loop.snapshot.places:
             return LoadReport(0.0, 0.0, 0)
         began = time.perf_counter()
         pairs = await self._loader.load(adapter)

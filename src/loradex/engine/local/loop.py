@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,17 +42,29 @@ class _Job:
 
 @dataclass(slots=True)
 class Snapshot:
-    """What others may read without asking the thread; replaced whole, never changed."""
+    """What others may read without asking the thread; replaced whole, never changed.
+
+    `places` has slot and bytes of each resident adapter; `running` and `waiting` count the sequences on them.
+    """
 
     stats: EngineStats
-    resident: tuple[Resident, ...] = ()
+    places: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    running: Mapping[str, int] = field(default_factory=dict)
+    waiting: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def resident(self) -> tuple[Resident, ...]:
+        """What is resident, by slot. Made when it is asked for: thousands may be, and steps are many."""
+        return tuple(
+            Resident(digest, slot, size, self.running.get(digest, 0), self.waiting.get(digest, 0))
+            for digest, (slot, size) in sorted(self.places.items(), key=lambda item: item[1])
+        )
 
 
 @dataclass(slots=True)
 class _Counters:
     steps: int = 0
     step_seconds: float = 0.0
-    bytes: dict[str, int] = field(default_factory=dict)
 
 
 class Loop:
@@ -65,6 +77,7 @@ class Loop:
         self._inbox: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any] | None]] = queue.SimpleQueue()
         self._jobs: dict[str, _Job] = {}
         self._count = _Counters()
+        self._places: Mapping[str, tuple[int, int]] = {}
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="loradex-engine", daemon=True)
         self.snapshot = Snapshot(self._stats())
@@ -97,7 +110,7 @@ class Loop:
 
         def install() -> int:
             slot = self._runner.install(digest, pairs)
-            self._count.bytes[digest] = size
+            self._places = {**self._places, digest: (slot, size)}
             return slot
 
         return self._ask(install)
@@ -111,7 +124,7 @@ class Loop:
             if busy := sum(digest in job.sequence.mix for job in self._jobs.values()):
                 raise Conflict(f"{busy} requests still use the adapter {digest[:12]}", hint="Wait until they end")
             self._runner.remove(digest)
-            del self._count.bytes[digest]
+            self._places = {known: place for known, place in self._places.items() if known != digest}
 
         return self._ask(remove)
 
@@ -205,7 +218,8 @@ class Loop:
         self._post(messages)
 
     def _refresh(self) -> None:
-        self.snapshot = Snapshot(self._stats(), self._resident())
+        scheduler = self._scheduler
+        self.snapshot = Snapshot(self._stats(), self._places, _uses(scheduler.running), _uses(scheduler.waiting))
 
     def _say(self, job: _Job, choice: Choice) -> list[tuple[str, Message]]:
         """Turn a chosen token into messages, and let a finished sequence go."""
@@ -266,10 +280,6 @@ class Loop:
             step_seconds=self._count.step_seconds,
         )
 
-    def _resident(self) -> tuple[Resident, ...]:
-        running = Counter(digest for sequence in self._scheduler.running for digest in sequence.mix.adapters)
-        waiting = Counter(digest for sequence in self._scheduler.waiting for digest in sequence.mix.adapters)
-        return tuple(
-            Resident(digest, slot, self._count.bytes[digest], running[digest], waiting[digest])
-            for digest, slot in self._runner.slots.items()
-        )
+
+def _uses(sequences: Iterable[Sequence]) -> Mapping[str, int]:
+    return Counter(digest for sequence in sequences for digest in sequence.mix.adapters)

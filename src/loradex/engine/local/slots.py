@@ -18,10 +18,6 @@ class Slots:
     def __getitem__(self, digest: str) -> int:
         return self._slot_of[digest]
 
-    def items(self) -> list[tuple[str, int]]:
-        """Return (digest, slot) pairs by slot."""
-        return sorted(self._slot_of.items(), key=lambda item: item[1])
-
     def assign(self, digest: str) -> int:
         """Return the slot of `digest`, giving it the lowest empty one if it has none.
 
