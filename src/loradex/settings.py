@@ -41,8 +41,9 @@ class ServerConfig:
 
     Attributes:
         host, port: where it listens; port 0 takes a free one.
-        infer_keys: API keys that may ask for answers.
-        admin_keys: API keys that may also change adapters. With no key at all the server is open.
+        infer_keys: API keys that may ask for answers, as `KEY` or `NAME=KEY`.
+        admin_keys: API keys that may also change adapters; the name stands in the history. With no key at all the
+            server is open.
         allow_dirs: folders from which clients may load adapters.
         strict: refuse unknown request fields instead of naming them in a header.
     """

@@ -82,3 +82,24 @@ def test_a_base_means_work_without_a_server(loradex: Loradex, tmp_path: Path) ->
     ran = loradex("adapter", "check", tmp_path, "--base", tmp_path / "nothing")
     assert ran.code == 2
     assert "config.json" in ran.err
+
+
+def test_a_canary_is_begun_told_and_ended(loradex: Loradex, deck: Deck) -> None:
+    loradex("adapter", "add", "medical", deck.folder / "medical")
+    ran = loradex("adapter", "add", "medical", deck.folder / "medical2", "--canary", 10)
+    assert ran.out == "medical@2 answers 10 % of the requests for medical\n"
+    ran = loradex("adapter", "canary", "medical", "1=75", "2=25")
+    assert ran.out == "medical: version 1 answers 75 %, version 2 answers 25 %; it goes back to version 1\n"
+    assert "canary 1=75 2=25" in loradex("adapter", "ls").out
+    assert "25 %" in loradex("adapter", "show", "medical").out
+    assert loradex("adapter", "canary", "medical", "2=50", "--json").json["canary"] == {"1": 50.0, "2": 50.0}
+    assert "1=75 2=25" in loradex("adapter", "history", "medical").out
+    assert loradex("adapter", "canary", "medical", "--end").out == "medical is version 1\n"
+    assert loradex("adapter", "canary", "medical", "--end").code == 3
+
+
+@pytest.mark.parametrize("words", [[], ["3"], ["3=x"], ["3=1", "3=2"], ["--end", "3=1"]])
+def test_shares_that_cannot_be_read_are_a_usage_error(loradex: Loradex, words: list[str]) -> None:
+    ran = loradex("adapter", "canary", "medical", *words)
+    assert ran.code == 2
+    assert "3=90 4=10" in ran.err

@@ -38,8 +38,8 @@ def test_every_command_has_help_with_two_examples_and_json(path: tuple[str, ...]
 
 def test_the_commands_are_those_of_the_issue() -> None:
     visible = {" ".join(path) for path, command in ALL if not command.hidden}
-    verbs = {f"adapter {verb}" for verb in ("add", "ls", "show", "check", "promote", "rollback", "rm", "history")}
-    verbs |= {"adapter convert"}
+    names = ("add", "ls", "show", "check", "convert", "promote", "canary", "rollback", "rm", "history")
+    verbs = {f"adapter {verb}" for verb in names}
     others = {
         "serve",
         "run",

@@ -40,6 +40,9 @@ def test_the_life_of_an_adapter(loradex: Loradex, base: Path, tmp_path: Path) ->
     assert loradex("adapter", "promote", "medical", 2, "-q").out == "medical@2\n"
     actions = [each["action"] for each in loradex("adapter", "history", "medical", "--json").json["history"]]
     assert actions == ["promote", "rollback", "add", "add"]
+    assert loradex("adapter", "canary", "medical", "1=10", "--json").json["canary"] == {"1": 10.0, "2": 90.0}
+    assert loradex("adapter", "history", "medical", "--json").json["history"][0]["note"] == "1=10 2=90"
+    assert loradex("adapter", "canary", "medical", "--end").out == "medical is version 2\n"
     assert loradex("adapter", "rm", "medical").code == 0
     assert loradex("adapter", "ls", "--json").json == {"adapters": []}
 

@@ -218,8 +218,15 @@ class Storm:
 
     async def _move(self) -> None:
         name = self._chance.choice(NAMES)
-        if self._chance.random() < 0.5:
+        fate = self._chance.random()
+        if fate < 0.4:
             await self._verb("rolled back", self._service.adapters.rollback(name))
+        elif fate < 0.7:
+            view = await self._service.adapters.get(name)
+            others = [each.record.version for each in view.versions if each.record.version != view.current]
+            if others:
+                shares = {self._chance.choice(others): self._chance.uniform(1, 60)}
+                await self._verb("given a canary", self._service.rollout.canary(name, shares))
         else:
             await self._verb("loaded", self._service.adapters.load(name))
 

@@ -230,4 +230,4 @@ async def test_locks_of_names_are_not_kept(deck: Deck) -> None:
     for i in range(5):
         with pytest.raises(AdapterNotFound):
             await deck.service.adapters.load(f"nobody{i}")
-    assert not deck.service.adapters._locks
+    assert not deck.service.adapters._names._locks

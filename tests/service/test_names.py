@@ -28,9 +28,9 @@ async def test_what_is_resolved_is_remembered_until_a_verb(
     deck = await make_deck(clock=Watch())
     await deck.add("medical", 1)
     queries: list[str] = []
-    resolve = deck.registry.resolve
+    meaning = deck.registry.meaning
     monkeypatch.setattr(
-        deck.registry, "resolve", lambda reference, base: (queries.append(str(reference)), resolve(reference, base))[1]
+        deck.registry, "meaning", lambda reference, base: (queries.append(str(reference)), meaning(reference, base))[1]
     )
     for _ in range(3):
         await deck.text("medical")
@@ -63,7 +63,7 @@ async def test_a_lookup_that_a_verb_overtook_is_not_remembered(make_deck: MakeDe
     await asyncio.sleep(0)
     names.forget()
     await lookup
-    assert names._refs == {}
+    assert names._meanings == {}
 
 
 async def test_models_are_the_base_and_what_is_enabled(make_deck: MakeDeck) -> None:

@@ -1,4 +1,4 @@
-"""`loradex adapter`: add, ls, show, check, promote, rollback, rm, history."""
+"""`loradex adapter`: add, ls, show, check, promote, canary, rollback, rm, history."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loradex.cli.command import HOME, TARGET, command
+from loradex.cli.errors import UsageFailed
 from loradex.cli.output import Output, grid, human_count, human_size, human_time
 from loradex.cli.target import Target
 from loradex.core.adapter import DEFAULT_ALIAS
+from loradex.core.canary import written
 from loradex.errors import AdapterInvalid
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ Mode = Annotated[
     app,
     "add",
     flags=FLAGS,
-    examples=("loradex adapter add medical ./medical-lora", "loradex adapter add legal ./legal --base ./llama"),
+    examples=("loradex adapter add medical ./medical-lora", "loradex adapter add medical ./medical-v4 --canary 10"),
 )
 def add(
     out: Output,
@@ -49,13 +51,21 @@ def add(
     mode: Mode = "drain",
     replace: Annotated[bool, typer.Option(help="Let a new version take over a name that exists.")] = True,
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Accept `.bin` weights.")] = False,
+    canary: Annotated[
+        float | None, typer.Option("--canary", metavar="PERCENT", help="Serve it to part of the requests only.")
+    ] = None,
 ) -> None:
     """Check an adapter and serve it under a name, as a new version where the name exists."""
     verbs = target.adapters(base)
     with out.progress() as progress:
         progress("check, store and load", 0.0)
-        change = verbs.add(name, target.place(path), mode=mode, replace=replace, allow_pickle=allow_pickle)
-    _show_change(out, change)
+        place = target.place(path)
+        change = verbs.add(name, place, mode=mode, replace=replace, allow_pickle=allow_pickle, canary=canary)
+    if canary is None:
+        _show_change(out, change)
+    else:
+        ref = f"{name}@{change.version}"
+        out.data(change, f"{ref} answers {canary:g} % of the requests for {name}", quiet=[ref])
     out.next(f'loradex run {name} "..."')
 
 
@@ -81,6 +91,7 @@ def show(out: Output, target: Target, name: Name) -> None:
         (
             f"{each.version}{' *' if each.version == found.current else ''}",
             marks[each.version],
+            f"{found.canary[each.version]:g} %" if each.version in found.canary else "",
             each.digest[:12],
             str(each.rank),
             human_size(each.bytes),
@@ -90,7 +101,7 @@ def show(out: Output, target: Target, name: Name) -> None:
         )
         for each in found.versions
     ]
-    columns = ("version", "aliases", "digest", "rank", "size", "resident", "added (UTC)", "source")
+    columns = ("version", "aliases", "share", "digest", "rank", "size", "resident", "added (UTC)", "source")
     out.table(columns, rows, found, [f"{name}@{each}" for each in _numbers(found)])
     out.say("* is what the bare name means" if found.enabled else "This name is disabled: add it again to serve it")
 
@@ -148,6 +159,42 @@ def rollback(out: Output, target: Target, name: Name, mode: Mode = "drain") -> N
 
 @command(
     app,
+    "canary",
+    flags=FLAGS,
+    examples=("loradex adapter canary medical 3=90 4=10", "loradex adapter canary medical --end"),
+)
+def canary(
+    out: Output,
+    target: Target,
+    name: Name,
+    shares: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="VERSION=PERCENT", help="What is missing to 100 stays where it is.", show_default=False),
+    ] = None,
+    end: Annotated[bool, typer.Option("--end", help="Give all requests back to what the name means.")] = False,
+) -> None:
+    """Let versions share the requests for a name, or end that. One user always gets the same version."""
+    if end == bool(shares):
+        raise UsageFailed("Give either shares or --end", hint="loradex adapter canary medical 3=90 4=10")
+    verbs = target.adapters()
+    found = verbs.end_canary(name) if end else verbs.canary(name, _shares(shares or []))
+    said = ", ".join(f"version {version} answers {percent:g} %" for version, percent in found.canary.items())
+    said = f"{name}: {said}; it goes back to version {found.current}" if said else f"{name} is version {found.current}"
+    out.data(found, said, quiet=[f"{name}@{version}" for version in found.canary or [found.current]])
+
+
+def _shares(words: list[str]) -> dict[int, float]:
+    try:
+        pairs = [(int(version), float(percent)) for version, _, percent in (word.partition("=") for word in words)]
+    except ValueError as error:
+        raise UsageFailed(f"{' '.join(words)!r} is not VERSION=PERCENT", hint="Write it like 3=90 4=10") from error
+    if len(dict(pairs)) < len(pairs):
+        raise UsageFailed(f"{' '.join(words)!r} names a version twice", hint="Write it like 3=90 4=10")
+    return dict(pairs)
+
+
+@command(
+    app,
     "rm",
     flags=FLAGS,
     examples=("loradex adapter rm medical", "loradex adapter rm medical --version 2"),
@@ -171,10 +218,11 @@ def rm(
 def history(out: Output, target: Target, name: Name) -> None:
     """List what was changed, when and by whom."""
     found = target.adapters().history(name)
-    rows = [(each.when[:19].replace("T", " "), each.who, each.action, each.alias, _step(each)) for each in found]
-    out.table(
-        ("when (UTC)", "who", "what", "alias", "version"), rows, {"history": found}, [each.action for each in found]
-    )
+    rows = [
+        (each.when[:19].replace("T", " "), each.who, each.action, each.alias, _step(each), each.note) for each in found
+    ]
+    columns = ("when (UTC)", "who", "what", "alias", "version", "note")
+    out.table(columns, rows, {"history": found}, [each.action for each in found])
 
 
 def _step(entry: object) -> str:
@@ -189,6 +237,8 @@ def _numbers(adapter: AdapterView) -> list[int]:
 def _row(adapter: AdapterView) -> tuple[object, ...]:
     now = adapter.current_version
     aliases = ", ".join(f"{alias}={at}" for alias, at in sorted(adapter.aliases.items()))
+    if adapter.canary:
+        aliases = ", ".join(filter(None, (aliases, "canary " + written(adapter.canary))))
     if now is None:
         return (adapter.name, "-", aliases, "", "", "", "")
     state = "yes" if now.resident else "" if adapter.enabled else "disabled"

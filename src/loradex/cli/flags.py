@@ -37,9 +37,19 @@ LORA = (
 SERVER = (
     Flag("server.host", ("--host",), "Address to listen on.", "HOST", "Server"),
     Flag("server.port", ("--port",), "Port to listen on; 0 takes a free one.", "PORT", "Server"),
-    Flag("server.infer_keys", ("--infer-key",), "API key that may ask for answers. Repeat it.", "KEY", "Server"),
     Flag(
-        "server.admin_keys", ("--admin-key", "--api-key"), "API key that may do everything. Repeat it.", "KEY", "Server"
+        "server.infer_keys",
+        ("--infer-key",),
+        "API key that may ask for answers, as KEY or NAME=KEY. Repeat it.",
+        "KEY",
+        "Server",
+    ),
+    Flag(
+        "server.admin_keys",
+        ("--admin-key", "--api-key"),
+        "API key that may do everything, as KEY or NAME=KEY; the name stands in the history. Repeat it.",
+        "KEY",
+        "Server",
     ),
     Flag("server.strict", ("--strict/--no-strict",), "Refuse request fields that are unknown.", None, "Server"),
 )

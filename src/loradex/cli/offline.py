@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import builtins
 import getpass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loradex.cli.base import named_base, own_base
 from loradex.client.views import AdapterView, Change, HistoryEntry, Pinned, Report, VersionView
 from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef
-from loradex.errors import AdapterNotFound, ConfigInvalid, Conflict
+from loradex.errors import AdapterNotFound, ConfigInvalid, Conflict, LoradexError
 from loradex.registry.registry import AdapterRecord, Registry
 from loradex.settings import Settings
 
@@ -44,7 +45,14 @@ class Offline:
         return _view(self._registry.get(name))
 
     def add(
-        self, name: str, path: Path | str, *, mode: str = "drain", replace: bool = True, allow_pickle: bool = False
+        self,
+        name: str,
+        path: Path | str,
+        *,
+        mode: str = "drain",
+        replace: bool = True,
+        allow_pickle: bool = False,
+        canary: float | None = None,
     ) -> Change:
         """Check and register a version. `mode` has no meaning here: nothing runs.
 
@@ -58,7 +66,11 @@ class Offline:
             raise Conflict(f"The adapter `{name}` exists", hint="Leave out `--no-replace` to add a new version")
         base = self._read_base(Path(path))
         staged = self._registry.stage(Path(path), base, max_rank=self._rank, allow_pickle=allow_pickle)
-        ref = self._registry.commit(name, staged, actor=_actor(), serve=True)
+        try:
+            ref = self._registry.commit(name, staged, actor=_actor(), serve=canary is None, canary=canary)
+        except LoradexError:
+            self._registry.discard(staged)
+            raise
         return _change(ref, before)
 
     def check(self, path: Path | str) -> Report:
@@ -90,6 +102,15 @@ class Offline:
         before = self._current(name)
         return _change(self._registry.rollback(name, actor=_actor()), before)
 
+    def canary(self, name: str, shares: Mapping[int, float]) -> AdapterView:
+        """Let versions share the requests for the bare name; what is missing to 100 percent stays where it is."""
+        return _view(self._registry.canary(name, shares, actor=_actor()))
+
+    def end_canary(self, name: str) -> AdapterView:
+        """Give all requests back to the version that the name means. Raises AdapterNotFound where no canary runs."""
+        self._registry.end_canary(name, actor=_actor())
+        return self.get(name)
+
     def remove(self, name: str, version: int | None = None) -> None:
         """Remove an adapter, or one version of it."""
         self._registry.remove(name, version, actor=_actor())
@@ -97,7 +118,15 @@ class Offline:
     def history(self, name: str) -> builtins.list[HistoryEntry]:
         """Return every change of an adapter, newest first."""
         return [
-            HistoryEntry(each.at.isoformat(), each.actor, each.action, each.alias, each.from_version, each.to_version)
+            HistoryEntry(
+                each.at.isoformat(),
+                each.actor,
+                each.action,
+                each.alias,
+                each.from_version,
+                each.to_version,
+                each.note,
+            )
             for each in reversed(self._registry.history(name))
         ]
 
@@ -136,7 +165,8 @@ def _view(record: AdapterRecord) -> AdapterView:
         for each in record.versions
     )
     created = record.created_at.isoformat()
-    return AdapterView(record.name, record.enabled, record.current, created, dict(record.aliases), versions)
+    aliases, canary = dict(record.aliases), dict(record.canary)
+    return AdapterView(record.name, record.enabled, record.current, created, aliases, versions, canary)
 
 
 def _change(ref: AdapterRef, before: AdapterRef | None) -> Change:

@@ -190,18 +190,26 @@ class AsyncAdapters:
         return await self._client.send(wire.get_adapter(name))
 
     async def add(
-        self, name: str, path: Path | str, *, mode: str = "drain", replace: bool = True, allow_pickle: bool = False
+        self,
+        name: str,
+        path: Path | str,
+        *,
+        mode: str = "drain",
+        replace: bool = True,
+        allow_pickle: bool = False,
+        canary: float | None = None,
     ) -> Change:
         """Register the adapter at `path`, a folder on the server's machine, and serve it under `name`.
 
         With `drain`, running answers end on the version they began with; with `immediate` they switch too.
+        With `canary`, the version gets that percentage of the requests, and the name goes on to mean what it means.
 
         Raises:
             AdapterInvalid: it does not fit the base; `problems` has every reason.
             PathNotAllowed: the folder lies outside what the server allows.
             Conflict: the name is taken and `replace` is false.
         """
-        return await self._client.send(wire.add_adapter(name, str(path), mode, replace, allow_pickle))
+        return await self._client.send(wire.add_adapter(name, str(path), mode, replace, allow_pickle, canary))
 
     async def check(self, path: Path | str) -> Report:
         """Check the adapter at `path` against the base; nothing is registered."""
@@ -218,6 +226,14 @@ class AsyncAdapters:
     async def rollback(self, name: str, *, mode: str = "drain") -> Change:
         """Go back to the version that the name meant before the last change."""
         return await self._client.send(wire.rollback(name, mode))
+
+    async def canary(self, name: str, shares: Mapping[int, float]) -> AdapterView:
+        """Let versions share the requests for the bare name; what is missing to 100 percent stays where it is."""
+        return await self._client.send(wire.canary(name, shares))
+
+    async def end_canary(self, name: str) -> AdapterView:
+        """Give all requests back to the version that the name means. Raises AdapterNotFound where no canary runs."""
+        return await self._client.send(wire.end_canary(name))
 
     async def remove(self, name: str, version: int | None = None) -> None:
         """Remove an adapter with all its versions, or one version. Raises Conflict where an alias points to it."""

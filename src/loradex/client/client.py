@@ -187,18 +187,26 @@ class Adapters:
         return self._client.send(wire.get_adapter(name))
 
     def add(
-        self, name: str, path: Path | str, *, mode: str = "drain", replace: bool = True, allow_pickle: bool = False
+        self,
+        name: str,
+        path: Path | str,
+        *,
+        mode: str = "drain",
+        replace: bool = True,
+        allow_pickle: bool = False,
+        canary: float | None = None,
     ) -> Change:
         """Register the adapter at `path`, a folder on the server's machine, and serve it under `name`.
 
         With `drain`, running answers end on the version they began with; with `immediate` they switch too.
+        With `canary`, the version gets that percentage of the requests, and the name goes on to mean what it means.
 
         Raises:
             AdapterInvalid: it does not fit the base; `problems` has every reason.
             PathNotAllowed: the folder lies outside what the server allows.
             Conflict: the name is taken and `replace` is false.
         """
-        return self._client.send(wire.add_adapter(name, str(path), mode, replace, allow_pickle))
+        return self._client.send(wire.add_adapter(name, str(path), mode, replace, allow_pickle, canary))
 
     def check(self, path: Path | str) -> Report:
         """Check the adapter at `path` against the base; nothing is registered."""
@@ -215,6 +223,14 @@ class Adapters:
     def rollback(self, name: str, *, mode: str = "drain") -> Change:
         """Go back to the version that the name meant before the last change."""
         return self._client.send(wire.rollback(name, mode))
+
+    def canary(self, name: str, shares: Mapping[int, float]) -> AdapterView:
+        """Let versions share the requests for the bare name; what is missing to 100 percent stays where it is."""
+        return self._client.send(wire.canary(name, shares))
+
+    def end_canary(self, name: str) -> AdapterView:
+        """Give all requests back to the version that the name means. Raises AdapterNotFound where no canary runs."""
+        return self._client.send(wire.end_canary(name))
 
     def remove(self, name: str, version: int | None = None) -> None:
         """Remove an adapter with all its versions, or one version. Raises Conflict where an alias points to it."""

@@ -31,7 +31,10 @@ class VersionView:
 
 @dataclass(frozen=True, slots=True)
 class AdapterView:
-    """An adapter: its versions, its aliases, and the version that its bare name means now (`current`)."""
+    """An adapter: its versions, its aliases, and the version that its bare name means now (`current`).
+
+    `canary` is the percent of the bare name's requests by version, while several share them; else it is empty.
+    """
 
     name: str
     enabled: bool = True
@@ -39,6 +42,7 @@ class AdapterView:
     created_at: str = ""
     aliases: Mapping[str, int] = field(default_factory=dict)
     versions: tuple[VersionView, ...] = ()
+    canary: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def current_version(self) -> VersionView | None:
@@ -93,6 +97,7 @@ class HistoryEntry:
     alias: str | None = None
     from_version: int | None = None
     to_version: int | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,9 @@ def _make(cls: type[T], data: Any, **given: Any) -> T:
 def read_adapter(data: Any, _: Mapping[str, str] | None = None) -> AdapterView:
     """Read one adapter."""
     versions = data.get("versions", ()) if isinstance(data, Mapping) else ()
-    return _make(AdapterView, data, versions=tuple(_make(VersionView, each) for each in versions))
+    shares = data.get("canary") if isinstance(data, Mapping) else None
+    canary = {int(version): percent for version, percent in (shares or {}).items()}
+    return _make(AdapterView, data, versions=tuple(_make(VersionView, each) for each in versions), canary=canary)
 
 
 def _read_change(data: Any, _: Mapping[str, str]) -> Change:
@@ -122,9 +124,12 @@ def get_adapter(name: str) -> Call[AdapterView]:
     return Call("GET", _path("adapters", name), read_adapter)
 
 
-def add_adapter(name: str, path: str, mode: str, replace: bool, allow_pickle: bool) -> Call[Change]:
-    """Register a version and serve it."""
+def add_adapter(
+    name: str, path: str, mode: str, replace: bool, allow_pickle: bool, canary: float | None
+) -> Call[Change]:
+    """Register a version and serve it, or give it a share of the requests."""
     body = {"name": name, "path": path, "mode": mode, "replace": replace, "allow_pickle": allow_pickle}
+    body |= {} if canary is None else {"canary": canary}
     return Call("POST", _path("adapters"), _read_change, body)
 
 
@@ -147,6 +152,17 @@ def remove_alias(name: str, alias: str) -> Call[None]:
 def rollback(name: str, mode: str) -> Call[Change]:
     """Go back to what the name meant before the last change."""
     return Call("POST", _path("adapters", name, "rollback"), _read_change, {"mode": mode})
+
+
+def canary(name: str, shares: Mapping[int, float]) -> Call[AdapterView]:
+    """Let versions share a name's requests."""
+    body = {"shares": {str(version): percent for version, percent in shares.items()}}
+    return Call("PUT", _path("adapters", name, "canary"), read_adapter, body)
+
+
+def end_canary(name: str) -> Call[AdapterView]:
+    """Give all requests back to the version that the name means."""
+    return Call("DELETE", _path("adapters", name, "canary"), read_adapter)
 
 
 def remove(name: str, version: int | None) -> Call[None]:

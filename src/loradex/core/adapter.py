@@ -13,6 +13,8 @@ BASE = "base"
 DEFAULT_ALIAS = "default"
 LATEST = "latest"
 
+MAX_VERSION = 2**31 - 1
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"sha256:([0-9a-f]{4,64})")
 
@@ -67,7 +69,7 @@ class Reference:
         if match := _DIGEST.fullmatch(selector):
             return cls(name, digest=match[1])
         if selector.isascii() and selector.isdigit():
-            if not 0 < int(selector) < 2**31:
+            if not 0 < int(selector) <= MAX_VERSION:
                 raise InvalidRequest(f"{text!r} names version {selector}; versions start at 1")
             return cls(name, version=int(selector))
         return cls(name, alias=check_name(selector, "alias"))

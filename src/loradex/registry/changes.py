@@ -5,32 +5,19 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef
-from loradex.errors import AdapterNotFound, Conflict
-from loradex.registry import store
+from loradex.errors import AdapterNotFound, Conflict, InvalidRequest
+from loradex.registry import canary, store
 from loradex.registry.records import AdapterRecord, Staged
-from loradex.registry.selecting import pinned, unknown_alias, unknown_name, unknown_version
+from loradex.registry.selecting import pinned, unknown_alias, unknown_version
 
 
-def existing(connection: Connection, name: str, base: str | None = None) -> tuple[int, AdapterRecord]:
-    """Return a name's key and record, disabled or not.
+def add(
+    connection: Connection, name: str, staged: Staged, actor: str, serve: bool, percent: float | None = None
+) -> int:
+    """Register a version, or find the one with this content, and enable the name; return the number.
 
-    Raises:
-        AdapterNotFound: there is none, or none for that base.
+    With `percent`, the bare name goes on to mean what it means, and the version gets that part of its requests.
     """
-    key = store.adapter_id(connection, name)
-    record = store.record(connection, name, base)
-    if key is None:
-        raise unknown_name(name, store.names(connection))
-    if record is None:
-        raise AdapterNotFound(
-            f"The adapter `{name}` has no version for this base model",
-            hint="Serve the base model it was registered for, or add a version for this one",
-        )
-    return key, record
-
-
-def add(connection: Connection, name: str, staged: Staged, actor: str, serve: bool) -> int:
-    """Register a version, or find the one with this content, and enable the name; return the number."""
     base = staged.base.digest
     key = store.adapter_id(connection, name)
     before = store.record(connection, name, base)
@@ -40,6 +27,13 @@ def add(connection: Connection, name: str, staged: Staged, actor: str, serve: bo
     same = [one.version for one in before.versions if one.digest == staged.adapter.digest] if before else []
     number = same[0] if same else store.add_version(connection, key, staged)
     store.set_enabled(connection, key, True)
+    if percent is not None:
+        if before is None:
+            raise InvalidRequest(f"`{name}` has no version yet beside which this one could be a canary")
+        note = canary.beside(connection, key, before, number, percent, base)
+        kept, tried = (before.current, before.current), (before.current, number)
+        store.add_history(connection, key, actor, "add", moved=tried, base=base, meaning=kept, note=note)
+        return number
     meant = before.current if before else None
     points = before.aliases.get(DEFAULT_ALIAS) if before else None
     newest = not same or before is None or before.versions[-1].version == number
@@ -58,45 +52,48 @@ def add(connection: Connection, name: str, staged: Staged, actor: str, serve: bo
         moved=(meant, number),
         base=base,
         meaning=(meant, means),
+        note=_end_canary(connection, key, before, base) if before and means != meant else "",
     )
     return number
 
 
 def point(connection: Connection, name: str, version: int, alias: str, actor: str, action: str) -> AdapterRef:
     """Point an alias at a version, on the version's base."""
-    key, record = existing(connection, name)
+    key, record = store.existing(connection, name)
     found = record.version(version)
     if found is None:
         raise unknown_version(record, version)
-    _, before = existing(connection, name, found.base_digest)
+    _, before = store.existing(connection, name, found.base_digest)
     points = before.aliases.get(alias)
-    if points != version:
+    bare = alias == DEFAULT_ALIAS
+    if points != version or (bare and before.canary):
         store.set_alias(connection, key, alias, version, found.base_digest)
-        means = version if alias == DEFAULT_ALIAS else before.current
+        tried = canary.newcomer(before.canary, version) if before.current == version else before.current
         store.add_history(
             connection,
             key,
             actor,
             action,
             alias=alias,
-            moved=(before.current if alias == DEFAULT_ALIAS else points, version),
+            moved=(tried if bare else points, version),
             base=found.base_digest,
-            meaning=(before.current, means),
+            meaning=(before.current, version if bare else before.current),
+            note=_end_canary(connection, key, before, found.base_digest) if bare else "",
         )
     return pinned(record, found)
 
 
 def unalias(connection: Connection, name: str, alias: str, actor: str, base: str | None) -> None:
     """Remove an alias from one base, or from all."""
-    key, record = existing(connection, name, base)
+    key, record = store.existing(connection, name, base)
     if alias not in record.aliases:
         raise unknown_alias(record, alias)
     for each in dict.fromkeys(version.base_digest for version in record.versions):
-        _, before = existing(connection, name, each)
+        _, before = store.existing(connection, name, each)
         if alias not in before.aliases:
             continue
         store.delete_alias(connection, key, alias, each)
-        _, after = existing(connection, name, each)
+        _, after = store.existing(connection, name, each)
         store.add_history(
             connection,
             key,
@@ -106,15 +103,21 @@ def unalias(connection: Connection, name: str, alias: str, actor: str, base: str
             moved=(before.aliases[alias], None),
             base=each,
             meaning=(before.current, after.current),
+            note=_end_canary(connection, key, before, each) if after.current != before.current else "",
         )
 
 
 def earlier(connection: Connection, name: str, base: str | None) -> AdapterRef:
-    """Return what the bare name meant before its meaning last changed, of what still exists."""
-    key, record = existing(connection, name, base)
+    """Return what the bare name meant before its meaning last changed, of what still exists.
+
+    While a canary runs, that is what the name means beside it.
+    """
+    key, record = store.existing(connection, name, base)
     current = record.version(record.current) if record.current is not None else None
     if current is None:
         raise unknown_version(record, record.current)
+    if record.canary:
+        return pinned(record, current)
     for number in store.meanings(connection, key, current.base_digest):
         found = record.version(number)
         if found is not None and number != current.version:
@@ -127,7 +130,7 @@ def earlier(connection: Connection, name: str, base: str | None) -> AdapterRef:
 
 def switch(connection: Connection, name: str, enabled: bool, actor: str) -> None:
     """Show or hide a name."""
-    key, record = existing(connection, name)
+    key, record = store.existing(connection, name)
     if record.enabled != enabled:
         store.set_enabled(connection, key, enabled)
         store.add_history(connection, key, actor, "enable" if enabled else "disable")
@@ -135,18 +138,23 @@ def switch(connection: Connection, name: str, enabled: bool, actor: str) -> None
 
 def drop(connection: Connection, name: str, version: int | None, actor: str) -> list[str]:
     """Remove a version, or the whole name, and return the digests that it held."""
-    key, record = existing(connection, name)
+    key, record = store.existing(connection, name)
     if version is None:
         store.delete_adapter(connection, key)
         return [one.digest for one in record.versions]
     found = record.version(version)
     if found is None:
         raise unknown_version(record, version)
-    _, before = existing(connection, name, found.base_digest)
+    _, before = store.existing(connection, name, found.base_digest)
     if pointing := [alias for alias, number in before.aliases.items() if number == version]:
         raise Conflict(
             f"The alias `{pointing[0]}` points to version {version} of `{name}`",
             hint=f"Point it elsewhere with `loradex adapter promote {name} VERSION --alias {pointing[0]}` first",
+        )
+    if version in before.canary:
+        raise Conflict(
+            f"Version {version} of `{name}` answers {before.canary[version]:g} % of its requests",
+            hint=f"End the canary with `loradex adapter canary {name} --end` first",
         )
     if len(record.versions) == 1:
         store.delete_adapter(connection, key)
@@ -163,3 +171,10 @@ def drop(connection: Connection, name: str, version: int | None, actor: str) -> 
         meaning=(before.current, after.current if after else None),
     )
     return [found.digest]
+
+
+def _end_canary(connection: Connection, key: int, before: AdapterRecord, base: str) -> str:
+    """End a canary because the bare name gets another meaning; return what history says of it."""
+    if before.canary:
+        store.set_shares(connection, key, base, {})
+    return canary.ended(before)

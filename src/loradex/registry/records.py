@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from loradex.adapters.adapter import Adapter
 from loradex.adapters.check import CheckReport
+from loradex.core.adapter import AdapterRef
+from loradex.core.canary import Shares
 from loradex.core.model import ModelInfo
 
 
@@ -46,7 +48,8 @@ class VersionRecord:
 class AdapterRecord:
     """A name with its versions (oldest first) and aliases.
 
-    `current` is the version that the bare name means: the alias `default` where there is one, else the newest.
+    `current` is the version that the bare name means: the alias `default` where there is one, else the newest. While a
+    canary runs, `canary` says in percent which versions answer requests for the bare name; else it is empty.
     """
 
     name: str
@@ -55,6 +58,7 @@ class AdapterRecord:
     versions: tuple[VersionRecord, ...]
     aliases: Mapping[str, int]
     current: int | None
+    canary: Shares = field(default_factory=dict)
 
     def version(self, number: int) -> VersionRecord | None:
         """Return the version of that number, or None."""
@@ -68,9 +72,10 @@ class HistoryEntry:
     Attributes:
         at: when, in UTC.
         actor: who; empty where nobody said.
-        action: `add`, `promote`, `rollback`, `remove_alias`, `remove`, `enable` or `disable`.
+        action: `add`, `promote`, `rollback`, `canary`, `end_canary`, `remove_alias`, `remove`, `enable` or `disable`.
         alias: the alias that moved, None where none did.
         from_version, to_version: what moved from where to where; None stands for nothing.
+        note: why or how, such as the shares of a canary; empty where there is nothing to say.
     """
 
     at: datetime
@@ -79,6 +84,16 @@ class HistoryEntry:
     alias: str | None
     from_version: int | None
     to_version: int | None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a reference means: `ref`, and while a canary runs under a bare name the shares of all that answer to it."""
+
+    ref: AdapterRef
+    shares: Shares = field(default_factory=dict)
+    refs: Mapping[int, AdapterRef] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

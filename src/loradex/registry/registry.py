@@ -20,12 +20,13 @@ from loradex.adapters.formats.detect import ForeignFiles
 from loradex.adapters.packs import FOLDER, PackFolder
 from loradex.adapters.read import Examined, examine, unreadable
 from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef, Reference
+from loradex.core.canary import Shares
 from loradex.core.model import ModelInfo
 from loradex.errors import AdapterInvalid, AdapterNotFound, Conflict, FilesNotFound, RegistryFailed
-from loradex.registry import changes, store
+from loradex.registry import canary, changes, store
 from loradex.registry.blobs import STALE_SECONDS, Blobs
 from loradex.registry.database import Database
-from loradex.registry.records import AdapterRecord, HistoryEntry, Staged, VersionRecord
+from loradex.registry.records import AdapterRecord, HistoryEntry, Meaning, Staged, VersionRecord
 from loradex.registry.selecting import check_new_alias, check_new_name, pinned, select, unknown_name
 from loradex.registry.shelf import Shelf
 from loradex.registry.source import find_source
@@ -135,13 +136,16 @@ class Registry:
         with suppress(RegistryFailed):  # they are swept later
             self._collect([staged.adapter.digest])
 
-    def commit(self, name: str, staged: Staged, *, actor: str = "", serve: bool = False) -> AdapterRef:
+    def commit(
+        self, name: str, staged: Staged, *, actor: str = "", serve: bool = False, canary: float | None = None
+    ) -> AdapterRef:
         """Register what was staged, in one transaction, and enable the name.
 
-        Content that the name has already keeps its number. `serve` makes the bare name mean this version.
+        Content that the name has already keeps its number. `serve` makes the bare name mean this version; `canary`
+        gives it that percentage of the requests for the bare name, which goes on to mean what it means.
 
         Raises:
-            InvalidRequest: the name breaks the grammar or is reserved.
+            InvalidRequest: the name breaks the grammar or is reserved, or there is nothing to be a canary beside.
             Conflict: the staged files were removed meanwhile.
             RegistryFailed: the store cannot be written. Nothing was changed.
         """
@@ -150,12 +154,16 @@ class Registry:
         with self._database.write() as connection:
             if not self._blobs.has(digest):
                 raise Conflict(f"The files of `{name}` were removed meanwhile", hint="Add the adapter again")
-            number = changes.add(connection, name, staged, actor, serve)
+            number = changes.add(connection, name, staged, actor, serve, canary)
         self._hold(digest, -1)
         return AdapterRef(name, number, digest)
 
     def resolve(self, reference: Reference | str, base: str | None = None) -> AdapterRef:
-        """Return the version that a reference means, for the base model with this digest.
+        """Return the version that a reference means, for the base with this digest. Raises what `meaning` does."""
+        return self.meaning(reference, base).ref
+
+    def meaning(self, reference: Reference | str, base: str | None = None) -> Meaning:
+        """Return what a reference means, for the base model with this digest, with the canary of a bare name.
 
         Raises:
             InvalidRequest: the reference breaks the grammar.
@@ -167,12 +175,14 @@ class Registry:
         with self._database.read() as connection:
             if store.adapter_id(connection, reference.name) is None:
                 raise unknown_name(reference.name, store.names(connection, base))
-            _, record = changes.existing(connection, reference.name, base)
+            _, record = store.existing(connection, reference.name, base)
         if not record.enabled:
             raise AdapterNotFound(
                 f"The adapter `{record.name}` is disabled", hint=f"Enable it with `loradex load {record.name}`"
             )
-        return pinned(record, select(record, reference))
+        shares = record.canary if reference == Reference(reference.name) else {}
+        refs = {version.version: pinned(record, version) for version in record.versions if version.version in shares}
+        return Meaning(pinned(record, select(record, reference)), shares, refs)
 
     def adapter(self, digest: str, *, verify: bool = False) -> Adapter:
         """Return a stored adapter. All of it is read again and compared if `verify`, or if its files were touched.
@@ -189,7 +199,7 @@ class Registry:
             AdapterNotFound: there is none.
         """
         with self._database.read() as connection:
-            return changes.existing(connection, name, base)[1]
+            return store.existing(connection, name, base)[1]
 
     def list(self, base: str | None = None) -> builtins.list[AdapterRecord]:
         """Return every name in order, disabled ones too; with `base`, only what fits that base."""
@@ -219,6 +229,8 @@ class Registry:
     def previous(self, name: str, base: str | None = None) -> AdapterRef:
         """Return what the bare name meant before its meaning last changed, of what still exists.
 
+        While a canary runs, that is what the name means beside it.
+
         Raises:
             AdapterNotFound: no such name, or it never meant anything else.
         """
@@ -226,7 +238,7 @@ class Registry:
             return changes.earlier(connection, name, base)
 
     def rollback(self, name: str, *, actor: str = "", base: str | None = None) -> AdapterRef:
-        """Point the alias `default` at `previous`; once more goes forward again.
+        """Point the alias `default` at `previous`; once more goes forward again. A canary that runs is ended.
 
         Raises:
             AdapterNotFound: as for `previous`.
@@ -234,6 +246,36 @@ class Registry:
         with self._database.write() as connection:
             target = changes.earlier(connection, name, base)
             return changes.point(connection, name, target.version, DEFAULT_ALIAS, actor, "rollback")
+
+    def canary(self, name: str, shares: Shares, *, actor: str = "", base: str | None = None) -> AdapterRecord:
+        """Let versions share the requests for the bare name, in percent; what is missing to 100 stays where it is.
+
+        What the name goes back to is the version with the largest share; in a running canary it stays the same.
+
+        Raises:
+            AdapterNotFound: no such name or version.
+            InvalidRequest: the shares are no percentages, or leave everything to one version.
+        """
+        with self._database.write() as connection:
+            return canary.begin(connection, name, shares, actor, base)
+
+    def end_canary(
+        self,
+        name: str,
+        version: int | None = None,
+        *,
+        actor: str = "",
+        base: str | None = None,
+        action: str = "end_canary",
+        note: str = "",
+    ) -> AdapterRef:
+        """Give the share of one version, or of all, back to what the name goes back to; return that.
+
+        Raises:
+            AdapterNotFound: no such name, or it has no canary, or none with that version.
+        """
+        with self._database.write() as connection:
+            return canary.end(connection, name, version, actor, base, action, note)
 
     def enable(self, name: str, enabled: bool, *, actor: str = "") -> None:
         """Show or hide a name: a disabled one is not found by `resolve`, and loses nothing.
@@ -265,7 +307,7 @@ class Registry:
             AdapterNotFound: no such name.
         """
         with self._database.read() as connection:
-            return store.entries(connection, changes.existing(connection, name)[0])
+            return store.entries(connection, store.existing(connection, name)[0])
 
     @contextmanager
     def _copied(self, files: AdapterFiles | ForeignFiles, base: ModelInfo) -> Iterator[tuple[Path, Examined]]:

@@ -11,6 +11,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     Dialect,
+    Float,
     ForeignKey,
     Integer,
     MetaData,
@@ -21,7 +22,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-HEAD = "0001"
+HEAD = "0002"
 """The revision that this code speaks; a store already there is opened without Alembic."""
 
 
@@ -90,7 +91,18 @@ aliases = Table(
     Column("moved_at", Utc, nullable=False),
 )
 
-# `from_version` and `to_version` tell what moved; `meant` and `means` what the bare name meant before and after.
+# A canary: the versions that share the requests for a bare name. No rows where all of them go to one.
+shares = Table(
+    "shares",
+    metadata,
+    Column("adapter_id", ForeignKey("adapters.id", ondelete="CASCADE"), primary_key=True),
+    Column("base_digest", String(64), primary_key=True),
+    Column("version_id", ForeignKey("versions.id"), primary_key=True),
+    Column("percent", Float, nullable=False),
+)
+
+# `from_version` and `to_version` tell what moved, `note` why or how; `meant` and `means` what the bare name meant
+# before and after.
 history = Table(
     "history",
     metadata,
@@ -102,6 +114,7 @@ history = Table(
     Column("alias", String(128)),
     Column("from_version", Integer),
     Column("to_version", Integer),
+    Column("note", Text),
     Column("base_digest", String(64)),
     Column("meant", Integer),
     Column("means", Integer),

@@ -9,8 +9,11 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from loradex.core.adapter import DEFAULT_ALIAS
+from loradex.core.canary import Shares
+from loradex.errors import AdapterNotFound
 from loradex.registry.records import AdapterRecord, HistoryEntry, Staged, VersionRecord
-from loradex.registry.schema import adapters, aliases, history, versions
+from loradex.registry.schema import adapters, aliases, history, shares, versions
+from loradex.registry.selecting import unknown_name
 
 
 def records(connection: Connection, base: str | None = None, name: str | None = None) -> list[AdapterRecord]:
@@ -21,22 +24,29 @@ def records(connection: Connection, base: str | None = None, name: str | None = 
         .join(versions, aliases.c.version_id == versions.c.id)
         .order_by(aliases.c.moved_at)
     )
+    parts = select(shares.c.adapter_id, shares.c.percent, versions.c.number)
+    parts = parts.join(versions, shares.c.version_id == versions.c.id).order_by(versions.c.number)
     if base is not None:
         chosen = chosen.where(versions.c.base_digest == base)
         pointers = pointers.where(aliases.c.base_digest == base)
+        parts = parts.where(shares.c.base_digest == base)
     if name is not None:
         chosen = chosen.where(adapters.c.name == name)
         pointers = pointers.join(adapters, aliases.c.adapter_id == adapters.c.id).where(adapters.c.name == name)
+        parts = parts.join(adapters, shares.c.adapter_id == adapters.c.id).where(adapters.c.name == name)
     found: dict[int, list[Row[Any]]] = {}
     for row in connection.execute(chosen.order_by(adapters.c.name, versions.c.number)):
         found.setdefault(row.adapter_id, []).append(row)
     pointing: dict[int, dict[str, int]] = {}
     for row in connection.execute(pointers):  # of one alias on several bases, the one moved last is shown
         pointing.setdefault(row.adapter_id, {})[row.alias] = row.number
-    return [_record(rows, pointing.get(adapter, {})) for adapter, rows in found.items()]
+    sharing: dict[int, dict[int, float]] = {}
+    for row in connection.execute(parts):
+        sharing.setdefault(row.adapter_id, {})[row.number] = row.percent
+    return [_record(rows, pointing.get(key, {}), sharing.get(key, {})) for key, rows in found.items()]
 
 
-def _record(rows: list[Row[Any]], pointing: Mapping[str, int]) -> AdapterRecord:
+def _record(rows: list[Row[Any]], pointing: Mapping[str, int], canary: Shares) -> AdapterRecord:
     first = rows[0]
     return AdapterRecord(
         name=first.name,
@@ -45,6 +55,7 @@ def _record(rows: list[Row[Any]], pointing: Mapping[str, int]) -> AdapterRecord:
         versions=tuple(_version(row) for row in rows),
         aliases=dict(sorted(pointing.items())),
         current=pointing.get(DEFAULT_ALIAS, rows[-1].number),
+        canary=canary,
     )
 
 
@@ -67,6 +78,24 @@ def _version(row: Row[Any]) -> VersionRecord:
 def record(connection: Connection, name: str, base: str | None = None) -> AdapterRecord | None:
     """Return one name, or None where it has no version for `base`."""
     return next(iter(records(connection, base, name)), None)
+
+
+def existing(connection: Connection, name: str, base: str | None = None) -> tuple[int, AdapterRecord]:
+    """Return a name's key and record, disabled or not.
+
+    Raises:
+        AdapterNotFound: there is none, or none for that base.
+    """
+    key = adapter_id(connection, name)
+    found = record(connection, name, base)
+    if key is None:
+        raise unknown_name(name, names(connection))
+    if found is None:
+        raise AdapterNotFound(
+            f"The adapter `{name}` has no version for this base model",
+            hint="Serve the base model it was registered for, or add a version for this one",
+        )
+    return key, found
 
 
 def names(connection: Connection, base: str | None = None) -> list[str]:
@@ -96,7 +125,8 @@ def set_enabled(connection: Connection, adapter: int, enabled: bool) -> None:
 
 def delete_adapter(connection: Connection, adapter: int) -> None:
     """Delete a name with its aliases, versions and history."""
-    connection.execute(delete(aliases).where(aliases.c.adapter_id == adapter))
+    for table in (aliases, shares):  # they point to versions, which go with the name
+        connection.execute(delete(table).where(table.c.adapter_id == adapter))
     connection.execute(delete(adapters).where(adapters.c.id == adapter))
 
 
@@ -143,6 +173,15 @@ def delete_alias(connection: Connection, adapter: int, alias: str, base: str) ->
     connection.execute(delete(aliases).where(*same))
 
 
+def set_shares(connection: Connection, adapter: int, base: str, table: Shares) -> None:
+    """Let versions share the bare name's requests on one base; an empty table ends that."""
+    connection.execute(delete(shares).where(shares.c.adapter_id == adapter, shares.c.base_digest == base))
+    for number, percent in table.items():
+        version = select(versions.c.id).where(versions.c.adapter_id == adapter, versions.c.number == number)
+        values = {"adapter_id": adapter, "base_digest": base, "percent": percent}
+        connection.execute(insert(shares).values(version_id=version.scalar_subquery(), **values))
+
+
 def references(connection: Connection, digest: str) -> int:
     """Return how many versions have this content."""
     return connection.scalar(select(func.count()).select_from(versions).where(versions.c.digest == digest)) or 0
@@ -163,18 +202,22 @@ def add_history(
     moved: tuple[int | None, int | None] = (None, None),
     base: str | None = None,
     meaning: tuple[int | None, int | None] = (None, None),
+    note: str = "",
 ) -> None:
     """Record a change: what moved, and what the bare name meant on `base` before and after."""
     values: dict[str, Any] = {"adapter_id": adapter, "at": _now(), "actor": actor, "action": action, "alias": alias}
     values |= {"from_version": moved[0], "to_version": moved[1]}
-    values |= {"base_digest": base, "meant": meaning[0], "means": meaning[1]}
+    values |= {"base_digest": base, "meant": meaning[0], "means": meaning[1], "note": note or None}
     connection.execute(insert(history).values(values))
 
 
 def entries(connection: Connection, adapter: int) -> list[HistoryEntry]:
     """Return every change of a name, oldest first."""
     rows = connection.execute(select(history).where(history.c.adapter_id == adapter).order_by(history.c.id))
-    return [HistoryEntry(row.at, row.actor, row.action, row.alias, row.from_version, row.to_version) for row in rows]
+    return [
+        HistoryEntry(row.at, row.actor, row.action, row.alias, row.from_version, row.to_version, row.note or "")
+        for row in rows
+    ]
 
 
 def meanings(connection: Connection, adapter: int, base: str) -> list[int]:

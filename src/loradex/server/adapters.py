@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from loradex.server.auth import may_admin, may_infer
+from loradex.server.auth import Actor, may_admin, may_infer
 from loradex.server.body import JsonRoute, ignored
 from loradex.server.state import TheConfig, TheService, refusals
 from loradex.server.wire.adapter import AdapterListReply, AdapterReply, HistoryReply, HistoryRow, ReportReply
@@ -17,9 +17,6 @@ router = APIRouter(prefix="/api", tags=["Adapters"], route_class=JsonRoute)
 ADMIN = [Depends(may_admin)]
 INFER = [Depends(may_infer)]
 
-ACTOR = "http"
-"""Who changed an adapter, in its history, when the change came over HTTP."""
-
 
 @router.get("/adapters", dependencies=INFER, responses=refusals(503))
 async def list_adapters(service: TheService) -> AdapterListReply:
@@ -28,11 +25,19 @@ async def list_adapters(service: TheService) -> AdapterListReply:
 
 
 @router.post("/adapters", dependencies=ADMIN, responses=refusals(400, 403, 404, 409, 503))
-async def add_adapter(body: AddBody, response: Response, service: TheService, config: TheConfig) -> ChangeReply:
+async def add_adapter(
+    body: AddBody, response: Response, service: TheService, config: TheConfig, actor: Actor
+) -> ChangeReply:
     """Check, register, load and serve the next version of an adapter; under a new name, the first."""
     response.headers.update(ignored(body, config.strict))
     change = await service.adapters.add(
-        body.name, body.folder, mode=body.mode, replace=body.replace, allow_pickle=body.allow_pickle, actor=ACTOR
+        body.name,
+        body.folder,
+        mode=body.mode,
+        replace=body.replace,
+        allow_pickle=body.allow_pickle,
+        canary=body.canary,
+        actor=actor,
     )
     return ChangeReply.of(change)
 
@@ -52,10 +57,10 @@ async def get_adapter(name: str, service: TheService) -> AdapterReply:
 
 @router.delete("/adapters/{name}", dependencies=ADMIN, responses=refusals(400, 403, 404, 409))
 async def remove_adapter(
-    name: str, service: TheService, version: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None
+    name: str, service: TheService, actor: Actor, version: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None
 ) -> RemovedReply:
     """Remove an adapter, or one version of it. Answers under way finish."""
-    await service.adapters.remove(name, version, actor=ACTOR)
+    await service.adapters.remove(name, version, actor=actor)
     return RemovedReply(name=name, version=version)
 
 
@@ -68,26 +73,31 @@ async def adapter_history(name: str, service: TheService) -> HistoryReply:
 
 @router.put("/adapters/{name}/aliases/{alias}", dependencies=ADMIN, responses=refusals(400, 403, 404, 409, 503))
 async def promote_adapter(
-    name: str, alias: str, body: PromoteBody, response: Response, service: TheService, config: TheConfig
+    name: str, alias: str, body: PromoteBody, response: Response, service: TheService, config: TheConfig, actor: Actor
 ) -> ChangeReply:
     """Point an alias at a version; `default` is what the bare name means."""
     response.headers.update(ignored(body, config.strict))
-    change = await service.adapters.promote(name, body.version, alias, mode=body.mode, actor=ACTOR)
+    change = await service.adapters.promote(name, body.version, alias, mode=body.mode, actor=actor)
     return ChangeReply.of(change)
 
 
 @router.delete("/adapters/{name}/aliases/{alias}", dependencies=ADMIN, responses=refusals(400, 403, 404, 409))
-async def remove_alias(name: str, alias: str, service: TheService) -> AdapterReply:
+async def remove_alias(name: str, alias: str, service: TheService, actor: Actor) -> AdapterReply:
     """Remove an alias."""
-    await service.adapters.remove_alias(name, alias, actor=ACTOR)
+    await service.adapters.remove_alias(name, alias, actor=actor)
     return AdapterReply.of(await service.adapters.get(name))
 
 
 @router.post("/adapters/{name}/rollback", dependencies=ADMIN, responses=refusals(400, 403, 404, 409, 503))
 async def rollback_adapter(
-    name: str, response: Response, service: TheService, config: TheConfig, body: RollbackBody | None = None
+    name: str,
+    response: Response,
+    service: TheService,
+    config: TheConfig,
+    actor: Actor,
+    body: RollbackBody | None = None,
 ) -> ChangeReply:
-    """Go back to what the name meant before its last change."""
+    """Go back to what the name meant before its last change; while a canary runs, end that."""
     asked = body or RollbackBody()
     response.headers.update(ignored(asked, config.strict))
-    return ChangeReply.of(await service.adapters.rollback(name, mode=asked.mode, actor=ACTOR))
+    return ChangeReply.of(await service.adapters.rollback(name, mode=asked.mode, actor=actor))

@@ -19,6 +19,9 @@ from loradex.service.service import Service
 ADAPTER = "x-loradex-adapter"
 """Header that names the version which answers."""
 
+STICKY = "x-loradex-sticky"
+"""Header of a request: while a canary runs, equal values are answered by one version. Else the field `user` decides."""
+
 
 @dataclass(slots=True)
 class Choice:
@@ -48,6 +51,7 @@ class Answers:
         n: int,
         request_id: str,
         priority: int = 0,
+        key: str = "",
     ) -> Answers:
         """Begin an answer to every prompt.
 
@@ -60,7 +64,7 @@ class Answers:
                 # A replace between two prompts must not make two versions speak in one reply.
                 named = str(begun[0].ref) if begun and begun[0].ref else model
                 name = request_id if len(prompts) == 1 else f"{request_id}-{index}"
-                begun.append(await service.generate(Ask(named, prompt, sampling, n, name, priority)))
+                begun.append(await service.generate(Ask(named, prompt, sampling, n, name, priority, key)))
         except BaseException:
             for answer in begun:
                 await answer.aclose()

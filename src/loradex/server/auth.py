@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Iterable
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from fastapi import Request, Security
+from fastapi import Depends, Request, Security
 from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -24,32 +26,40 @@ VLLM_PATHS = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
 """vLLM's two routes answer in vLLM's own words."""
 
 
+_NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(?!=*$)(.+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, and what for. `name` is the key's, or made from its digest; empty on an open server."""
+
+    scope: KeyScope
+    name: str = ""
+
+
 class Keys:
-    """The keys that the server knows. With none at all it is open: everybody may do everything."""
+    """The keys that the server knows, as `KEY` or `NAME=KEY`. With none at all it is open: all may do everything."""
 
     def __init__(self, infer: Iterable[str] = (), admin: Iterable[str] = ()) -> None:
         # Digests have one length, so that a comparison tells nothing of a key, not even how long it is.
-        self._scopes: list[tuple[bytes, KeyScope]] = [
-            *((_digest(key), "admin") for key in admin),
-            *((_digest(key), "infer") for key in infer),
-        ]
+        self._callers = [*(_named(key, "admin") for key in admin), *(_named(key, "infer") for key in infer)]
 
     def __bool__(self) -> bool:
-        return bool(self._scopes)
+        return bool(self._callers)
 
-    def scope_of(self, authorization: str | None) -> KeyScope:
-        """Return the scope of an `Authorization` header.
+    def caller(self, authorization: str | None) -> Caller:
+        """Return whose an `Authorization` header is.
 
         Raises:
             AuthenticationFailed: no key, or an unknown one.
         """
-        if not self._scopes:
-            return "admin"
+        if not self._callers:
+            return Caller("admin")
         kind, _, key = (authorization or "").partition(" ")
         if kind.lower() != "bearer" or not key.strip():
             raise AuthenticationFailed("No API key was sent")
         given = _digest(key.strip())
-        matches = [scope for known, scope in self._scopes if hmac.compare_digest(given, known)]
+        matches = [caller for known, caller in self._callers if hmac.compare_digest(given, known)]
         if not matches:
             raise AuthenticationFailed("The API key is not known to this server")
         return matches[0]
@@ -67,14 +77,14 @@ class Authenticate:
         if scope["type"] != "http" or scope["path"] in _OPEN:
             return await self._app(scope, receive, send)
         try:
-            granted = self._keys.scope_of(_authorization(scope))
+            caller = self._keys.caller(_authorization(scope))
         except AuthenticationFailed as error:
             request_id = scope["state"].get("request_id", "")
             response = reply_to(error, request_id)
             if scope["path"] in VLLM_PATHS:
                 response = AsciiJSON({"error": "Unauthorized"}, 401, {"www-authenticate": "Bearer"})
             return await response(scope, receive, send)
-        scope["state"]["key_scope"] = granted
+        scope["state"]["caller"] = caller
         await self._app(scope, receive, send)
 
 
@@ -97,7 +107,15 @@ def may_admin(request: Request, _: object = Security(_bearer)) -> None:
 
 def is_admin(request: Request) -> bool:
     """Return whether the request may change adapters."""
-    return bool(request.state.key_scope == "admin")
+    return bool(request.state.caller.scope == "admin")
+
+
+def _actor(request: Request) -> str:
+    return str(request.state.caller.name or "http")
+
+
+Actor = Annotated[str, Depends(_actor)]
+"""Who changes an adapter, for its history: the name of the key, or `http` on a server without keys."""
 
 
 def _authorization(scope: Scope) -> str | None:
@@ -108,3 +126,9 @@ def _authorization(scope: Scope) -> str | None:
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _named(given: str, scope: KeyScope) -> tuple[bytes, Caller]:
+    match = _NAMED.fullmatch(given)
+    digest = _digest(match[2] if match else given)
+    return digest, Caller(scope, match[1] if match else f"key-{digest.hex()[:8]}")

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from loradex.core.event import Event, Finished
 from loradex.errors import PermissionDenied
 from loradex.server import logprobs
-from loradex.server.answers import Answers, Choice
+from loradex.server.answers import STICKY, Answers, Choice
 from loradex.server.attend import attended
 from loradex.server.auth import is_admin, may_infer
 from loradex.server.body import JsonRoute, ignored
@@ -43,8 +43,10 @@ async def create_chat_completion(
     sampling = body.sampling(limit, alternatives, service.info.vocab_size)
     chat_id = f"chatcmpl-{request_id(request)}"
 
+    key = request.headers.get(STICKY) or body.user or ""
+
     async def begin() -> Answers:
-        asked = (body.model, body.n or 1, chat_id, body.priority or 0)
+        asked = (body.model, body.n or 1, chat_id, body.priority or 0, key)
         return await Answers.begin(service, [body.prompt()], sampling, *asked)
 
     if body.stream:

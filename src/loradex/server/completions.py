@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from loradex.core.event import Delta
 from loradex.core.sampling import Sampling
 from loradex.server import logprobs
-from loradex.server.answers import Answers, Choice
+from loradex.server.answers import STICKY, Answers, Choice
 from loradex.server.attend import attended
 from loradex.server.auth import may_infer
 from loradex.server.body import JsonRoute, ignored
@@ -41,7 +41,8 @@ async def create_completion(
     extra = ignored(body, config.strict)
     prompts = body.prompts()
     sampling = body.sampling(body.max_tokens or DEFAULT_MAX_TOKENS, body.logprobs, service.info.vocab_size)
-    call = _Call(service, body, prompts, sampling, f"cmpl-{request_id(request)}")
+    key = request.headers.get(STICKY) or body.user or ""
+    call = _Call(service, body, prompts, sampling, f"cmpl-{request_id(request)}", key)
     if body.stream:
         answers = await attended(request.receive, call.begin())
         return EventStream(call.chunks(answers), answers.aclose, {**extra, **answers.headers})
@@ -52,7 +53,13 @@ class _Call:
     """One request for completions."""
 
     def __init__(
-        self, service: Service, body: CompletionRequest, prompts: list[TextPrompt], sampling: Sampling, call_id: str
+        self,
+        service: Service,
+        body: CompletionRequest,
+        prompts: list[TextPrompt],
+        sampling: Sampling,
+        call_id: str,
+        key: str,
     ) -> None:
         self._service = service
         self._body = body
@@ -60,10 +67,12 @@ class _Call:
         self._sampling = sampling
         self._id = call_id
         self._n = body.n or 1
+        self._key = key
 
     async def begin(self) -> Answers:
-        model, priority = self._body.model, self._body.priority or 0
-        return await Answers.begin(self._service, self._prompts, self._sampling, model, self._n, self._id, priority)
+        body = self._body
+        asked = (body.model, self._n, self._id, body.priority or 0, self._key)
+        return await Answers.begin(self._service, self._prompts, self._sampling, *asked)
 
     async def whole(self, headers: dict[str, str]) -> Response:
         answers = await self.begin()

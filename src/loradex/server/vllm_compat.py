@@ -23,7 +23,7 @@ from loradex.errors import (
     LoradexError,
     PathNotAllowed,
 )
-from loradex.server.auth import may_admin
+from loradex.server.auth import Actor, may_admin
 from loradex.server.body import JsonRoute, ignored
 from loradex.server.errors import AsciiJSON, path_of, say
 from loradex.server.state import TheConfig, TheService
@@ -31,9 +31,6 @@ from loradex.server.wire.error import VllmErrorBody, VllmErrorReply
 from loradex.server.wire.vllm import LoadLoraBody, UnloadLoraBody
 
 log = structlog.get_logger("loradex.server")
-
-ACTOR = "vllm"
-"""Who changed an adapter, in its history, when the change came over these routes."""
 
 _TYPES = {400: "BadRequestError", 404: "NotFoundError", 500: "InternalServerError"}
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -78,7 +75,7 @@ router = APIRouter(prefix="/v1", tags=["vLLM"], route_class=VllmRoute, dependenc
 
 
 @router.post("/load_lora_adapter", response_class=Response, responses={**_TEXT, **_ERRORS})
-async def load_lora_adapter(body: LoadLoraBody, service: TheService, config: TheConfig) -> Response:
+async def load_lora_adapter(body: LoadLoraBody, service: TheService, config: TheConfig, actor: Actor) -> Response:
     """Load an adapter under a name; with `load_inplace`, as the next version of a name that is there."""
     headers = ignored(body, config.strict)
     name = body.lora_name
@@ -92,7 +89,7 @@ async def load_lora_adapter(body: LoadLoraBody, service: TheService, config: The
         raise Refusal(400, "InvalidUserInput", "`lora_path` holds a null character.")
     try:
         await service.adapters.add(
-            name, Path(body.lora_path), mode=body.loradex_mode, replace=body.load_inplace, actor=ACTOR
+            name, Path(body.lora_path), mode=body.loradex_mode, replace=body.load_inplace, actor=actor
         )
     except Conflict as error:
         said = f"The lora adapter '{name}' has already been loaded."
@@ -113,7 +110,7 @@ async def load_lora_adapter(body: LoadLoraBody, service: TheService, config: The
 
 
 @router.post("/unload_lora_adapter", response_class=Response, responses={**_TEXT, **_ERRORS})
-async def unload_lora_adapter(body: UnloadLoraBody, service: TheService, config: TheConfig) -> Response:
+async def unload_lora_adapter(body: UnloadLoraBody, service: TheService, config: TheConfig, actor: Actor) -> Response:
     """Take a name out of the model list and free its weights when its last answer has ended."""
     headers = ignored(body, config.strict)
     name = body.lora_name
@@ -123,7 +120,7 @@ async def unload_lora_adapter(body: UnloadLoraBody, service: TheService, config:
     try:
         if "@" in name or not (await service.adapters.get(name)).enabled:
             raise missing
-        await service.adapters.unload(name, disable=True, actor=ACTOR)
+        await service.adapters.unload(name, disable=True, actor=actor)
     except (AdapterNotFound, InvalidRequest) as error:
         raise missing from error
     return Response(f"Success: LoRA adapter '{name}' removed successfully.", headers=headers)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace as with_values
 from functools import partial
 from pathlib import Path
-from weakref import WeakValueDictionary
 
 from loradex.adapters.check import CheckReport
 from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef, Reference, check_name
@@ -58,8 +57,6 @@ class Adapters:
         self._max_rank = max_lora_rank
         self._allow_dirs = tuple(allow_dirs)
         self._clock = clock
-        # Weak, so that made-up names cannot fill the memory: a lock lives while a verb holds or awaits it.
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def add(
         self,
@@ -71,6 +68,7 @@ class Adapters:
         load: bool = True,
         trusted: bool = False,
         allow_pickle: bool = False,
+        canary: float | None = None,
         actor: str = "",
         progress: Progress | None = None,
     ) -> Change:
@@ -86,25 +84,27 @@ class Adapters:
             load: make it resident at once, beside the old version; else the first request does.
             trusted: the path comes from the operator: folders other than the allowed ones may be read.
             allow_pickle: accept `.bin` weights.
+            canary: percent of the requests for the bare name that the version gets; the name goes on to mean what it
+                means. With 0 only requests that name the version reach it.
             actor: who asks, for the history.
             progress: told how far the engine's preparation of the files is, from any thread.
 
         Raises:
             Conflict: the name means the base model, or exists and `replace` is False.
-            InvalidRequest: the name is not valid.
+            InvalidRequest: the name is not valid, or has nothing yet beside which there could be a canary.
             PathNotAllowed, FilesNotFound, AdapterInvalid: about the path and what lies there.
             Overloaded, EngineFailed, AdapterDamaged: see `Replacer.carry_out`; the old version serves on.
         """
         self._check_free(name)
-        async with self._alone(name):
-            old = await self._meaning(Reference(name))
+        async with self._names.alone(name):
+            old, also = await self._answering(name)
             if old is not None and not replace:
                 raise Conflict(f"The adapter `{name}` exists already", hint="Replace it, or choose another name")
             started = self._clock()
             async with staged(self._registry, self._stage(path, trusted, allow_pickle)) as candidate:
                 seconds = self._clock() - started
-                move = partial(candidate.commit, name, actor)
-                plan = Plan(name, candidate.adapter, move, old, mode, load, progress)
+                move = partial(candidate.commit, name, actor, canary)
+                plan = Plan(name, candidate.adapter, move, old, mode, load, progress, also)
                 change = await self._replacer.carry_out(plan)
         return with_values(change, stage_seconds=seconds)
 
@@ -155,25 +155,27 @@ class Adapters:
             AdapterNotFound: no such name, or no such version for this base.
             Overloaded, EngineFailed, AdapterDamaged: see `Replacer.carry_out`.
         """
-        async with self._alone(name):
+        async with self._names.alone(name):
             ref = await self._names.resolve(Reference(name, version=version), again=True)
-            old = await self._meaning(Reference(name) if alias == DEFAULT_ALIAS else Reference(name, alias=alias))
+            old, also = await self._answering(name)
+            if alias != DEFAULT_ALIAS:
+                old, also = await self._meaning(Reference(name, alias=alias)), ()
             move = partial(self._registry.promote, name, version, alias, actor=actor)
-            return await self._to_version(ref, move, old, mode)
+            return await self._to_version(ref, move, old, mode, also)
 
     async def rollback(self, name: str, *, mode: Mode = "drain", actor: str = "") -> Change:
-        """Let the bare name mean what it meant before.
+        """Let the bare name mean what it meant before; while a canary runs, end that.
 
         Raises:
             AdapterNotFound: no such name, or it never meant anything else.
             Overloaded, EngineFailed, AdapterDamaged: see `Replacer.carry_out`.
         """
         base = self._engine.info.digest
-        async with self._alone(name):
+        async with self._names.alone(name):
             ref = await asyncio.to_thread(self._registry.previous, name, base)
-            old = await self._meaning(Reference(name))
+            old, also = await self._answering(name)
             move = partial(self._registry.rollback, name, actor=actor, base=base)
-            return await self._to_version(ref, move, old, mode)
+            return await self._to_version(ref, move, old, mode, also)
 
     async def remove_alias(self, name: str, alias: str, *, actor: str = "") -> None:
         """Remove an alias.
@@ -181,7 +183,7 @@ class Adapters:
         Raises:
             AdapterNotFound: no such name or alias.
         """
-        async with self._alone(name):
+        async with self._names.alone(name):
             old = await self._meaning(Reference(name, alias=alias))
             base = self._engine.info.digest
             work = partial(self._registry.remove_alias, name, alias, actor=actor, base=base)
@@ -194,7 +196,7 @@ class Adapters:
             AdapterNotFound: no such name or version.
             Conflict: an alias points to the version.
         """
-        async with self._alone(name):
+        async with self._names.alone(name):
             record = await asyncio.to_thread(self._registry.get, name)
             gone = [
                 AdapterRef(name, each.version, each.digest)
@@ -211,7 +213,7 @@ class Adapters:
             Overloaded, EngineFailed, AdapterDamaged: it could not be loaded; a disabled name stays so.
         """
         wanted = Reference.parse(reference)
-        async with self._alone(wanted.name):
+        async with self._names.alone(wanted.name):
             return await self._bring_in(wanted, actor)
 
     async def pin(self, reference: str, *, actor: str = "") -> Change:
@@ -220,7 +222,7 @@ class Adapters:
         A pinned name or alias stays so when it means another version. Raises what `load` does.
         """
         wanted = Reference.parse(reference)
-        async with self._alone(wanted.name):
+        async with self._names.alone(wanted.name):
             return await self._bring_in(wanted, actor, pin=True)
 
     async def unpin(self, reference: str) -> AdapterView:
@@ -230,7 +232,7 @@ class Adapters:
             InvalidRequest, AdapterNotFound: about the reference; it was not pinned.
         """
         wanted = Reference.parse(reference)
-        async with self._alone(wanted.name):
+        async with self._names.alone(wanted.name):
             digest = self._pins.remove(wanted)
             if digest is None:
                 raise AdapterNotFound(f"`{reference}` is not pinned", hint="See what is with `loradex ps`")
@@ -251,7 +253,7 @@ class Adapters:
             Conflict: it is pinned.
         """
         wanted = Reference.parse(reference)
-        async with self._alone(wanted.name):
+        async with self._names.alone(wanted.name):
             record = await asyncio.to_thread(self._registry.get, wanted.name, self._engine.info.digest)
             bare = wanted == Reference(wanted.name)
             versions = record.versions if bare else (select(record, wanted),)
@@ -271,10 +273,6 @@ class Adapters:
             raise Conflict(f"The name `{name}` means the base model", hint="Choose another name for the adapter")
         check_name(name)
 
-    def _alone(self, name: str) -> asyncio.Lock:
-        """Return the lock that lets one verb at a time change a name."""
-        return self._locks.setdefault(name, asyncio.Lock())
-
     async def _meaning(self, reference: Reference) -> AdapterRef | None:
         try:
             return await self._names.resolve(reference, again=True)
@@ -287,6 +285,14 @@ class Adapters:
         except AdapterNotFound:
             return None
 
+    async def _answering(self, name: str) -> tuple[AdapterRef | None, tuple[AdapterRef, ...]]:
+        """Return what a bare name means, and what else answers to it in a canary."""
+        try:
+            meaning = await self._names.meaning(Reference(name), again=True)
+        except AdapterNotFound:
+            return None, ()
+        return meaning.ref, tuple(meaning.refs.values())
+
     def _stage(self, path: Path, trusted: bool, allow_pickle: bool) -> Callable[[], Staged]:
         return partial(
             self._registry.stage,
@@ -298,10 +304,15 @@ class Adapters:
         )
 
     async def _to_version(
-        self, ref: AdapterRef, move: Callable[[], AdapterRef], old: AdapterRef | None, mode: Mode
+        self,
+        ref: AdapterRef,
+        move: Callable[[], AdapterRef],
+        old: AdapterRef | None,
+        mode: Mode,
+        also: tuple[AdapterRef, ...],
     ) -> Change:
         adapter = await asyncio.to_thread(self._registry.adapter, ref.digest)
-        return await self._replacer.carry_out(Plan(ref.name, adapter, move, old, mode))
+        return await self._replacer.carry_out(Plan(ref.name, adapter, move, old, mode, also=also))
 
     async def _bring_in(self, wanted: Reference, actor: str, *, pin: bool = False) -> Change:
         started = self._clock()

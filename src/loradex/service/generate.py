@@ -36,6 +36,7 @@ class Ask:
         n: answers to make, 1 to 128; with a seed, answer `i` has `seed + i`.
         priority: lower is served earlier, of those who wait.
         request_id: for logs and replies; made up when empty. It need not be unique.
+        key: who asks: while a canary runs, requests with one key are answered by one version. Empty: any.
     """
 
     model: str | None
@@ -44,6 +45,7 @@ class Ask:
     n: int = 1
     request_id: str = ""
     priority: int = 0
+    key: str = ""
 
     def __post_init__(self) -> None:
         """Check `n`.
@@ -73,7 +75,7 @@ class Generator:
         ref: AdapterRef | None = None
         lease: Lease | None = None
         try:
-            ref = await self._names.pick(ask.model)
+            ref = await self._names.pick(ask.model, ask.key)
             tokens = self._engine.encode(ask.prompt)
             sampling = fit(ask.sampling, len(tokens), self._engine.info.max_model_len)
             if ref is not None:
@@ -104,7 +106,7 @@ class Generator:
         try:
             return ref, await acquire(ref.digest, name=ref.name)
         except (AdapterDamaged, AdapterNotFound):
-            again = await self._names.pick(ask.model, again=True)
+            again = await self._names.pick(ask.model, ask.key, again=True)
             if again is None or again.digest == ref.digest:
                 raise
             return again, await acquire(again.digest, name=again.name)

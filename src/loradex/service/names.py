@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
+from weakref import WeakValueDictionary
 
+from loradex.core import canary
 from loradex.core.adapter import BASE, AdapterRef, Reference
 from loradex.core.model import ModelInfo
 from loradex.errors import AdapterNotFound, InvalidRequest, ModelNotFound, near
-from loradex.registry.records import AdapterRecord
+from loradex.registry.records import AdapterRecord, Meaning
 from loradex.registry.registry import Registry
 
 FRESH_SECONDS = 1.0
@@ -26,7 +29,10 @@ class Names:
         self._registry = registry
         self._info = info
         self._clock = clock
-        self._refs: dict[str, AdapterRef] = {}
+        self._meanings: dict[str, Meaning] = {}
+        self._keyless = itertools.count()
+        # Weak, so that made-up names cannot fill the memory: a lock lives while a verb holds or awaits it.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._records: list[AdapterRecord] | None = None
         self._since = clock()
         self._generation = 0
@@ -37,15 +43,21 @@ class Names:
         info = self._info()
         return frozenset((BASE, info.id, info.path))
 
+    def alone(self, name: str) -> asyncio.Lock:
+        """Return the lock that lets one verb at a time change a name."""
+        return self._locks.setdefault(name, asyncio.Lock())
+
     def forget(self) -> None:
         """Drop what is remembered. What a query under way brings back is not remembered either."""
-        self._refs.clear()
+        self._meanings.clear()
         self._records = None
         self._since = self._clock()
         self._generation += 1
 
-    async def pick(self, model: str | None, *, again: bool = False) -> AdapterRef | None:
-        """Return the version that `model` means, None for the base; `again` as for `resolve`.
+    async def pick(self, model: str | None, key: str = "", *, again: bool = False) -> AdapterRef | None:
+        """Return the version that answers to `model`, None for the base; `again` as for `meaning`.
+
+        While a canary runs, requests with one `key` get one version, and those without any are spread evenly.
 
         Raises:
             ModelNotFound: it means nothing here; the message has names that look like it.
@@ -54,12 +66,16 @@ class Names:
         if reference is None:
             return None
         try:
-            return await self.resolve(reference, again=again)
+            meaning = await self.meaning(reference, again=again)
         except AdapterNotFound as error:
             records = self._records
             if records is None:
                 records = await asyncio.to_thread(self._registry.list, self._info().digest)
             raise self._unknown(str(model), records) from error
+        if not meaning.shares:
+            return meaning.ref
+        at = canary.point(reference.name, key) if key else canary.spread(next(self._keyless))
+        return meaning.refs[canary.choose(meaning.shares, at)]
 
     def reference(self, model: str | None) -> Reference | None:
         """Return the reference in `model`, None for the base. A full name wins over `base:reference`.
@@ -79,7 +95,11 @@ class Names:
             raise self._unknown(model, self._records or []) from error
 
     async def resolve(self, reference: Reference, *, again: bool = False) -> AdapterRef:
-        """Return the version that a reference means for this base.
+        """Return the version that a reference means for this base, beside a canary. Raises what `meaning` does."""
+        return (await self.meaning(reference, again=again)).ref
+
+    async def meaning(self, reference: Reference, *, again: bool = False) -> Meaning:
+        """Return what a reference means for this base.
 
         Args:
             reference: what to look up.
@@ -92,12 +112,12 @@ class Names:
         if self._clock() - self._since > FRESH_SECONDS:
             self.forget()
         key = str(reference)
-        found = None if again else self._refs.get(key)
+        found = None if again else self._meanings.get(key)
         if found is None:
             generation = self._generation
-            found = await asyncio.to_thread(self._registry.resolve, reference, self._info().digest)
+            found = await asyncio.to_thread(self._registry.meaning, reference, self._info().digest)
             if generation == self._generation:
-                self._refs[key] = found
+                self._meanings[key] = found
         return found
 
     def records(self) -> list[AdapterRecord]:

@@ -61,6 +61,7 @@ class Plan:
         mode: `drain` lets running answers finish on the old weights, `immediate` switches them.
         load: make the new weights resident first; `immediate` always does.
         progress: told how far the preparation is.
+        also: what else answers to the name now, in a canary.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Plan:
     mode: Mode = "drain"
     load: bool = True
     progress: Progress | None = None
+    also: tuple[AdapterRef, ...] = ()
 
 
 class Replacer:
@@ -127,6 +129,24 @@ class Replacer:
                 lease.release()
         return replace(change, load_seconds=seconds)
 
+    async def try_out(self, name: str, digest: str) -> None:
+        """Make weights resident and let them say one token, before a name is given to them.
+
+        Raises:
+            Overloaded, EngineFailed, AdapterDamaged: as for `carry_out`; what was not there before leaves the engine.
+        """
+        fresh = not self._residency.known(digest)
+        try:
+            lease = await self._residency.acquire(digest, name=name)
+            try:
+                await self._warm(digest)
+            finally:
+                lease.release()
+        except BaseException:
+            if fresh:
+                await to_the_end(self.let_go(digest))
+            raise
+
     async def let_go(self, digest: str) -> None:
         """Free weights once nobody holds them, unless some name still means them or they are pinned."""
         if digest not in self._pins and not await self._is_meant(digest):
@@ -157,14 +177,17 @@ class Replacer:
         if record is not None:
             self._pins.follow(plan.name, record)
         change = Change(ref=ref, previous=plan.old, switch_seconds=seconds)
-        old = plan.old
-        if old is None or old.digest == ref.digest:
+        before = (*((plan.old,) if plan.old is not None else ()), *plan.also)
+        gone = {old.digest: old for old in before if old.digest != ref.digest}
+        if not gone:
             return change
         try:
             if plan.mode == "immediate":
-                change = replace(change, moved=await self._switch(old, ref, record))
+                for old in gone.values():
+                    change = replace(change, moved=change.moved + await self._switch(old, ref, record))
         finally:
-            await self.let_go(old.digest)
+            for digest in gone:
+                await self.let_go(digest)
         self._metrics.replaced(plan.mode)
         return change
 
@@ -186,7 +209,7 @@ class Replacer:
             ) from error
 
     async def _is_meant(self, digest: str) -> bool:
-        """Return whether the bare form or an alias of an enabled name means these weights.
+        """Return whether the bare form, a canary or an alias of an enabled name means these weights.
 
         A registry that cannot be read counts as no: weights that were freed too early are loaded again on demand.
         """
@@ -195,7 +218,7 @@ class Replacer:
         except RegistryFailed:
             return False
         for record in records:
-            numbers = {record.current, *record.aliases.values()} if record.enabled else set()
+            numbers = {record.current, *record.aliases.values(), *record.canary} if record.enabled else set()
             if any(version.version in numbers and version.digest == digest for version in record.versions):
                 return True
         return False

@@ -21,6 +21,7 @@ from loradex.service.names import Names
 from loradex.service.pins import Pins
 from loradex.service.replace import Replacer
 from loradex.service.residency import Residency
+from loradex.service.rollout import Rollout
 from loradex.service.views import ModelCard
 
 
@@ -76,12 +77,14 @@ class Service:
         )
         self._names = Names(registry, lambda: engine.info, clock)
         self._generator = Generator(engine, self._names, self.residency, self.metrics, clock)
+        replacer = Replacer(registry, engine, self.residency, self._names, pins, self.metrics, clock)
+        self.rollout = Rollout(registry, engine, self._names, replacer, pins)
         self.adapters = Adapters(
             registry,
             engine,
             self.residency,
             self._names,
-            Replacer(registry, engine, self.residency, self._names, pins, self.metrics, clock),
+            replacer,
             pins,
             max_lora_rank=max_lora_rank,
             allow_dirs=allow_dirs,

@@ -27,14 +27,15 @@ class Candidate:
         """The adapter, in the store."""
         return self._staged.adapter
 
-    def commit(self, name: str, actor: str) -> AdapterRef:
-        """Register it as the version that `name` means. Blocks, so it runs in a thread.
+    def commit(self, name: str, actor: str, canary: float | None = None) -> AdapterRef:
+        """Register it as the version that `name` means, or with a share of its requests. Blocks: runs in a thread.
 
         Raises:
+            InvalidRequest: there is nothing to be a canary beside.
             Conflict: the staged files were removed meanwhile.
             RegistryFailed: the store cannot be written. Nothing was changed.
         """
-        ref = self._registry.commit(name, self._staged, actor=actor, serve=True)
+        ref = self._registry.commit(name, self._staged, actor=actor, serve=canary is None, canary=canary)
         self.committed = True
         return ref
 

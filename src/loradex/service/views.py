@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Literal
 
 from loradex.core.adapter import AdapterRef
+from loradex.core.canary import Shares
 from loradex.registry.records import AdapterRecord, VersionRecord
 from loradex.service.usage import UNUSED, Usage
 
@@ -97,6 +98,11 @@ class AdapterView:
     def current(self) -> int | None:
         """The version that the bare name means; None where there is none."""
         return self.record.current
+
+    @property
+    def canary(self) -> Shares:
+        """Percent of the requests for the bare name by version while a canary runs; else empty."""
+        return self.record.canary
 
 
 @dataclass(frozen=True, slots=True)

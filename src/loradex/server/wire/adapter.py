@@ -53,13 +53,17 @@ class VersionReply(BaseModel):
 
 
 class AdapterReply(BaseModel):
-    """A name, its aliases and its versions, oldest first. `current` is what the bare name means."""
+    """A name, its aliases and its versions, oldest first.
+
+    `current` is what the bare name means; `canary` the percent of its requests by version while they are shared.
+    """
 
     name: str
     enabled: bool
     current: int | None
     created_at: datetime
     aliases: dict[str, int]
+    canary: dict[int, float]
     versions: list[VersionReply]
 
     @classmethod
@@ -71,6 +75,7 @@ class AdapterReply(BaseModel):
             current=view.current,
             created_at=view.created_at,
             aliases=dict(view.aliases),
+            canary=dict(view.canary),
             versions=[VersionReply.of(version) for version in view.versions],
         )
 
@@ -119,6 +124,7 @@ class HistoryRow(BaseModel):
     alias: str | None
     from_version: int | None
     to_version: int | None
+    note: str
 
     @classmethod
     def of(cls, entry: HistoryEntry) -> HistoryRow:
@@ -130,6 +136,7 @@ class HistoryRow(BaseModel):
             alias=entry.alias,
             from_version=entry.from_version,
             to_version=entry.to_version,
+            note=entry.note,
         )
 
 

@@ -83,7 +83,7 @@ class SamplingFields(Body):
     skip_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
     response_format: ResponseFormat | None = None
-    user: str | None = None
+    user: str | None = Field(None, description="Who asks: while a canary runs, one user is answered by one version")
     priority: Annotated[Whole, Field(ge=-(2**63), le=2**63 - 1)] | None = Field(
         None, description="Lower is served earlier while requests wait (vLLM); null is 0"
     )

@@ -34,6 +34,9 @@ class AddBody(Body):
     mode: Mode = "drain"
     replace: bool = True
     allow_pickle: bool = False
+    canary: Annotated[float, Field(ge=0, lt=100)] | None = Field(
+        None, description="Percent of the requests that the version gets; the name goes on to mean what it means"
+    )
 
     @property
     def folder(self) -> Path:
