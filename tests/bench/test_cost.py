@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from loradex.bench.cost import Cost
 from loradex.bench.floor import Floor
 from loradex.bench.shape import CLASSES, SHAPES
@@ -27,6 +29,11 @@ def test_the_shape_is_that_of_the_model() -> None:
     assert cost.head * 2 == 272_269_312
     assert cost.cached == 12_288
     assert QWEN.tensors()["model.layers.23.mlp.down_proj.weight"] == (896, 4864)
+
+
+def test_the_order_of_the_linears_says_nothing() -> None:
+    backwards = replace(INFO, linears=dict(reversed(INFO.linears.items())))
+    assert Cost.of(backwards) == Cost.of(INFO)
 
 
 def test_the_classes_have_their_sizes() -> None:

@@ -37,8 +37,10 @@ class Cost:
         """Return the cost of a model with these adapters."""
         shapes = info.linears.values()
         width = _BYTES.get(info.dtype, 2)
-        hidden = next((shape.in_features for shape in shapes), 0)
-        kept = sum(s.out_features for name, s in info.linears.items() if name.rpartition(".")[2] in _CACHED)
+        cached = [shape for name, shape in info.linears.items() if name.rpartition(".")[2] in _CACHED]
+        # What keys are made of is what the head reads; the order of linears says nothing.
+        hidden = next((shape.in_features for shape in (*cached, *shapes)), 0)
+        kept = sum(shape.out_features for shape in cached)
         return cls(
             linears=sum(shape.in_features * shape.out_features for shape in shapes),
             head=info.vocab_size * hidden,
