@@ -1,4 +1,7 @@
-"""Write the reference pages from the code: `python docs/generate.py`; with `--check`, say what is out of date."""
+"""Write the reference pages from the code, and README's table from the measurements: `python docs/generate.py`.
+
+With `--check`, say what is out of date.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from loradex import errors
+from loradex.bench.report import gather
+from loradex.bench.table import read_bars, summary
 from loradex.cli.app import PROGRAM, root
 from loradex.cli.errors import UsageFailed, exit_code
 from loradex.cli.help import help_page
@@ -28,8 +33,24 @@ from loradex.service.service import Service
 from loradex.settings import KEYS, ServerConfig, Settings, variable
 
 FOLDER = Path(__file__).parent / "reference"
+ROOT = FOLDER.parents[1]
+BENCHMARKS = ROOT / "benchmarks"
 WIDTH = 100
 NOTE = "<!-- Written by docs/generate.py from the code. Change the code, then run `make docs`. -->"
+
+
+def files() -> dict[Path, str]:
+    """Return all that is written, by path."""
+    return {FOLDER / name: text for name, text in pages().items()} | {ROOT / "README.md": readme()}
+
+
+def readme() -> str:
+    """Return README with the table of what was measured beside what had to be reached."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    before, begin, rest = text.partition("<!-- measured, by docs/generate.py -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    table = summary(gather([BENCHMARKS / "runs"]), read_bars(BENCHMARKS / "bars.json"))
+    return f"{before}{begin}{table}\n{end}{after}"
 
 
 def pages() -> dict[str, str]:
@@ -45,10 +66,9 @@ def pages() -> dict[str, str]:
         }
 
 
-def stale(folder: Path = FOLDER) -> Iterator[str]:
+def stale() -> Iterator[str]:
     """Yield the differences between the pages on disk and those that the code makes now."""
-    for name, text in pages().items():
-        path = folder / name
+    for path, text in files().items():
         written = path.read_text(encoding="utf-8") if path.is_file() else ""
         yield from difflib.unified_diff(
             written.splitlines(), text.splitlines(), str(path), "from the code", lineterm=""
@@ -289,9 +309,9 @@ def main() -> int:
             print("fix: make docs", file=sys.stderr)
         return 1 if differences else 0
     FOLDER.mkdir(exist_ok=True)
-    for name, text in pages().items():
-        (FOLDER / name).write_text(text, encoding="utf-8")
-        print(f"wrote {FOLDER / name}")
+    for path, text in files().items():
+        path.write_text(text, encoding="utf-8")
+        print(f"wrote {path}")
     return 0
 
 

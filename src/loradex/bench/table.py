@@ -103,6 +103,14 @@ def markdown(results: Sequence[Result], bars: Sequence[Bar] = ()) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def summary(results: Sequence[Result], bars: Sequence[Bar]) -> str:
+    """Return the short table of the bars: what was measured, what had to be reached."""
+    found = {result.name: result for result in results}
+    head = ("What", "Measured", "Reach", "Stretch", "Met")
+    rows = (_bar_cells(bar, found.get(bar.run)) for bar in bars)
+    return "\n".join(_table(head, ((row[0], row[1], *row[4:7]) for row in rows)))
+
+
 def _bar_cells(bar: Bar, result: Result | None) -> tuple[str, ...]:
     row = result.row(bar.row) if result else None
     reach, stretch = bar.shown(bar.reach), bar.shown(bar.stretch)
