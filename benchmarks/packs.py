@@ -79,7 +79,7 @@ def ways(folder: Path) -> dict[str, Callable[[], Any]]:
     shelf = Shelf(blobs)
     return {
         "read_pairs": lambda: read_pairs(adapter, DTYPE, DEVICE),
-        "pack": lambda: open_pack(path, adapter.digest, DTYPE, DEVICE),
+        "pack": lambda: open_pack(path, adapter.digest, DTYPE).pairs(DEVICE),
         "a pack made and synced": make,
         "floor: read() of the pack": read_file,
         "floor: every byte read, mapped": lambda: mapped.view(torch.int16).bitwise_and(0),

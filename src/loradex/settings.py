@@ -67,6 +67,8 @@ class Settings:
         home: folder of the registry: names, versions and adapter files.
         adapters: adapters that `serve` adds when it starts: name to folder.
         adapter_memory: bytes of adapter weights in the engine; None for as many as `max_loras` slots hold.
+        adapter_host_memory: bytes of adapter weights kept in host memory for quick loads, where the engine computes on
+            a device with memory of its own; None for no limit.
         adapter_ttl: seconds after which an adapter that nobody asks for leaves the engine; None lets it stay.
         pinned: adapters that `serve` pins when it starts: they are loaded, and never make room for others.
         queue_timeout: seconds that a request waits for room for its adapter before it is refused.
@@ -81,6 +83,7 @@ class Settings:
     home: Path = Path("~/.loradex")
     adapters: dict[str, Path] = field(default_factory=dict)
     adapter_memory: int | None = 1 << 30
+    adapter_host_memory: int | None = 4 << 30
     adapter_ttl: float | None = None
     pinned: tuple[str, ...] = ()
     queue_timeout: float = 30.0

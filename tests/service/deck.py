@@ -52,13 +52,14 @@ class Deck:
         queue_seconds: float = 5.0,
         fair_seconds: float = 60.0,
         busy_seconds: float = 10.0,
+        host_tier: bool = False,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.folder = tmp / "adapters"
         config = EngineConfig(
             model="models/tiny", max_loras=max_loras, max_num_seqs=max_num_seqs, max_model_len=256, max_lora_rank=8
         )
-        self.engine = FakeEngine(config)
+        self.engine = FakeEngine(config, host_tier=host_tier)
         self.registry = Registry(tmp / "home", busy_seconds=busy_seconds)
         more = {"clock": clock} if clock is not None else {}
         self.service = Service(

@@ -22,6 +22,13 @@ LORA = (
     ),
     Flag("engine.max_loras", ("--max-loras",), "Adapters in memory at a time.", "N", "Adapters"),
     Flag("adapter_memory", ("--adapter-memory",), "Memory for adapters, such as 4GiB, or none.", "SIZE", "Adapters"),
+    Flag(
+        "adapter_host_memory",
+        ("--adapter-host-memory",),
+        "Host memory for adapters beside a GPU, such as 16GiB, or none.",
+        "SIZE",
+        "Adapters",
+    ),
     Flag("adapter_ttl", ("--adapter-ttl",), "Adapters that were idle for so long leave memory.", "TIME", "Adapters"),
     Flag("pinned", ("--pin",), "Adapter that always stays in memory. Repeat it.", "NAME", "Adapters"),
     Flag("engine.max_lora_rank", ("--max-lora-rank",), "Adapters of a higher rank are refused.", "N", "Adapters"),

@@ -37,6 +37,7 @@ def make_service(settings: Settings) -> Service:
         max_lora_rank=settings.engine.max_lora_rank,
         max_loras=settings.engine.max_loras,
         adapter_memory=settings.adapter_memory,
+        adapter_host_memory=settings.adapter_host_memory,
         adapter_ttl=settings.adapter_ttl,
         allow_dirs=settings.server.allow_dirs,
         max_queue_seconds=settings.queue_timeout,

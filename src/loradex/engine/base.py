@@ -102,6 +102,26 @@ class Engine(Protocol):
         """
         ...
 
+    @property
+    def host_tier(self) -> bool:
+        """Whether `stage` holds weights: in host memory, where that is not the memory that the engine computes in."""
+        ...
+
+    async def stage(self, adapter: Adapter) -> int:
+        """Bring an adapter's weights nearer, so that its next load is quick; return the bytes that are held for it.
+
+        They are held until `unstage`, through loads and unloads. Without a host tier nothing is held, the disk is only
+        told to read ahead.
+
+        Raises:
+            AdapterDamaged: its files are gone or changed.
+        """
+        ...
+
+    def unstage(self, digest: str) -> None:
+        """Let go of what `stage` holds, if anything."""
+        ...
+
     async def load(self, adapter: Adapter) -> LoadReport:
         """Make an adapter resident, off the critical path. Loading what is resident does nothing.
 

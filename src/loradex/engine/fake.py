@@ -46,6 +46,7 @@ class FakeEngine:
         tokens_per_second: speed of each request; 0 is as fast as possible.
         fail_prepare: digests whose preparation fails. Like the other knobs it is an attribute that may change at any
             time.
+        host_tier: whether it has memory of its own, and holds in host memory what is staged.
         fail_load: digests whose load fails.
         fail_answer: digests under which every answer fails at its first token.
         fail_unload: digests that cannot be unloaded.
@@ -58,6 +59,7 @@ class FakeEngine:
         *,
         tokens_per_second: float = 0.0,
         fail_prepare: set[str] | None = None,
+        host_tier: bool = False,
         fail_load: set[str] | None = None,
         fail_answer: set[str] | None = None,
         fail_unload: set[str] | None = None,
@@ -72,6 +74,9 @@ class FakeEngine:
         self.fail_switch = fail_switch
         self.prepared: set[str] = set()
         """Digests that were prepared."""
+        self.host_tier = host_tier
+        self.staged: dict[str, int] = {}
+        """Bytes of what was staged, by digest; 0 each without a host tier."""
         self.loads_allowed = asyncio.Event()
         """Cleared, it holds every load until it is set again, so that a test can act while one is under way."""
         self.loads_allowed.set()
@@ -137,6 +142,21 @@ class FakeEngine:
         if progress is not None:
             progress("pack", 1.0)
         self.prepared.add(adapter.digest)
+
+    async def stage(self, adapter: Adapter) -> int:
+        """Note that an adapter was staged; return its bytes where there is a host tier.
+
+        Raises:
+            AdapterDamaged: its files are gone.
+        """
+        await asyncio.sleep(0)
+        _require_files(adapter)
+        self.staged[adapter.digest] = adapter.bytes if self.host_tier else 0
+        return self.staged[adapter.digest]
+
+    def unstage(self, digest: str) -> None:
+        """Forget that an adapter was staged."""
+        self.staged.pop(digest, None)
 
     async def load(self, adapter: Adapter) -> LoadReport:
         """Take a slot for an adapter. Its files must exist, but are not read.

@@ -16,19 +16,21 @@ router = APIRouter(prefix="/api", tags=["Adapters"], route_class=JsonRoute)
 
 @router.get("/resident", dependencies=[Depends(may_infer)], responses=refusals(503))
 async def list_resident(service: TheService) -> ResidentReply:
-    """List the versions that the engine can use at its next step, by slot."""
+    """List the versions that the engine can use at its next step, by slot, then those of copies in host memory."""
     rows = [
         ResidentRow.of(view.name, version)
         for view in await service.adapters.list()
         for version in view.versions
-        if version.resident
+        if version.tier != "disk"
     ]
-    room = service.residency.room
+    room, host = service.residency.room, service.residency.host
     return ResidentReply(
-        resident=sorted(rows, key=lambda row: (row.slot or 0, row.name)),
+        resident=sorted(rows, key=lambda row: (row.tier, row.slot or 0, row.name)),
         bytes=room.bytes,
         adapter_memory=room.budget.bytes,
         max_loras=room.budget.slots,
+        host_bytes=host.bytes,
+        adapter_host_memory=host.budget,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace as with_values
 from functools import partial
 from pathlib import Path
@@ -351,20 +351,28 @@ class Adapters:
     def _views(self, records: Sequence[AdapterRecord]) -> builtins.list[AdapterView]:
         holds = self._residency.states()
         residents = {resident.digest: resident for resident in self._engine.resident()}
-        usage = self._residency.ledger.of
+        usage, host = self._residency.ledger.of, self._residency.host.held
         return [
-            AdapterView(record, tuple(_state(each, holds, residents, usage(each.digest)) for each in record.versions))
+            AdapterView(
+                record,
+                tuple(
+                    _state(
+                        each, holds.get(each.digest), residents.get(each.digest), host(each.digest), usage(each.digest)
+                    )
+                    for each in record.versions
+                ),
+            )
             for record in records
         ]
 
 
 def _state(
-    record: VersionRecord, holds: Mapping[str, Hold], residents: Mapping[str, Resident], usage: Usage
+    record: VersionRecord, hold: Hold | None, resident: Resident | None, host_bytes: int, usage: Usage
 ) -> VersionState:
-    hold, resident = holds.get(record.digest), residents.get(record.digest)
     queued = hold.waiting if hold is not None else 0
     if hold is None or resident is None or not hold.resident:
-        return VersionState(record, waiting=queued, usage=usage)
+        state = VersionState(record, waiting=queued, usage=usage)
+        return with_values(state, tier="host", host_bytes=host_bytes) if host_bytes else state
     return VersionState(
         record,
         tier="device",
@@ -373,6 +381,7 @@ def _state(
         running=resident.running,
         waiting=resident.waiting + queued,
         device_bytes=resident.bytes,
+        host_bytes=host_bytes,
         idle_seconds=hold.idle_seconds,
         pinned=hold.pinned,
         usage=usage,

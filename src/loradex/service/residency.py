@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Container, Sequence
 from functools import partial
+from typing import Any
 
 from loradex.adapters.adapter import Adapter
 from loradex.core.adapter import Reference
@@ -17,16 +18,20 @@ from loradex.engine.base import Engine
 from loradex.errors import AdapterTooLarge, EngineStopped
 from loradex.service.budget import Budget
 from loradex.service.hold import Hold, snapshot
-from loradex.service.lease import Entry, Follows, Lease, Move, State
+from loradex.service.host import Host
+from loradex.service.idle import Idle
+from loradex.service.lease import Entry, Follows, Lease, State
+from loradex.service.reading import Reading
 from loradex.service.room import Room
+from loradex.service.switch import switch
 from loradex.service.usage import Ledger
 from loradex.service.waiting import Waiter, Waiting
 
 RETRY_SECONDS = 0.05
 """After an unload that the engine refused: a request may need one more step to let go."""
 
-TICK_SECONDS = 0.01
-"""Timers may come that much too early."""
+AHEAD = 4
+"""Of those who wait for room, how many have their weights staged meanwhile."""
 
 
 class Residency:
@@ -41,6 +46,7 @@ class Residency:
         engine: where the weights go.
         read: finds an adapter by digest.
         budget: what the engine may hold.
+        host_memory: bytes of copies in host memory, where the engine has a host tier; None for no limit.
         queue_seconds: longest wait for room; the load itself is not counted.
         fair_seconds: see above.
         idle_seconds: weights that nobody held for so long leave; None lets them stay.
@@ -55,6 +61,7 @@ class Residency:
         read: Callable[[str], Awaitable[Adapter]],
         *,
         budget: Budget,
+        host_memory: int | None = None,
         queue_seconds: float,
         fair_seconds: float,
         idle_seconds: float | None = None,
@@ -63,17 +70,17 @@ class Residency:
         loaded: Callable[[float], None],
     ) -> None:
         self._engine = engine
-        self._read = read
-        self._idle_seconds = idle_seconds
+        self._idle = Idle(idle_seconds, self._may_lapse, self._lapse)
         self._pinned = pinned
         self._clock = clock
         self._observe_load = loaded
         self._entries: dict[str, Entry] = {}
         self._waiting = Waiting(fair_seconds, queue_seconds, self._advance)
-        self._reads: dict[str, asyncio.Task[Adapter]] = {}
+        self._reading = Reading(read, self._was_read)
         self._stopped = False
         self.ledger = Ledger()
         self.room = Room(budget, self._entries, pinned, self.ledger)
+        self.host = Host(engine, host_memory, self.ledger, pinned)
         self.evictions = 0
         """Weights that made room for others, since the start."""
         self.expiries = 0
@@ -144,6 +151,8 @@ class Residency:
         if entry is not None:
             entry.retired = True
             self._rest(entry)
+        else:
+            self.host.drop(digest)
 
     def keep(self, digest: str) -> None:
         """Take `retire` back: the weights have become current again."""
@@ -159,15 +168,7 @@ class Residency:
         source, target = self._entries.get(old), self._entries.get(new)
         if source is None or target is None or not source.leases:
             return 0
-        going = {request for lease in source.leases if lease.follows(follows) for request in lease.requests}
-        source.moving = Move(target, follows)
-        try:
-            moved = await self._engine.switch(old, new, going)
-        finally:
-            source.moving = None
-        for lease in tuple(source.leases):
-            if lease.follows(follows):
-                lease.move(target)
+        moved = await switch(self._engine, source, target, follows)
         self._rest(source)
         self._advance()
         return moved
@@ -189,7 +190,7 @@ class Residency:
 
     async def settle(self) -> None:
         """Wait until no read, load or unload is under way."""
-        while tasks := [*self._reads.values(), *(each.task for each in self._entries.values() if each.task)]:
+        while tasks := self._under_way_tasks():
             await asyncio.wait(tasks)
             await asyncio.sleep(0)  # lets what follows a load or unload begin
 
@@ -218,25 +219,19 @@ class Residency:
         if not entry.idle or self._waiting.wants(entry.digest):
             return
         if entry.retired:
+            self.host.drop(entry.digest)
             self._unload(entry)
-        elif self._idle_seconds is not None:
-            loop = asyncio.get_running_loop()
-            entry.idle_since = loop.time()
-            if entry.timer is None:
-                entry.timer = loop.call_later(self._idle_seconds, self._lapse, entry, self._idle_seconds)
-
-    def _lapse(self, entry: Entry, idle_seconds: float) -> None:
-        """Let weights go that were idle for so long, or look again when they may have been."""
-        loop = asyncio.get_running_loop()
-        entry.timer = None
-        if self._entries.get(entry.digest) is not entry or not entry.idle or self.room.stays(entry) or self._stopped:
-            return  # whoever lets it rest again sets the timer again
-        left = entry.idle_since + idle_seconds - loop.time()
-        if left > TICK_SECONDS:
-            entry.timer = loop.call_later(left, self._lapse, entry, idle_seconds)
         else:
-            self.expiries += 1
-            self._unload(entry)
+            self._idle.rest(entry)
+
+    def _may_lapse(self, entry: Entry) -> bool:
+        here = self._entries.get(entry.digest) is entry
+        return here and entry.idle and not self.room.stays(entry) and not self._stopped
+
+    def _lapse(self, entry: Entry) -> None:
+        self.expiries += 1
+        self.host.drop(entry.digest)
+        self._unload(entry)
 
     def _advance(self) -> None:
         """Give what can be given: leases on resident weights, and room, in order."""
@@ -259,6 +254,7 @@ class Residency:
         blocked: Waiter | None = None
         beyond: int | None = None
         """Of so many bytes, and more, there is no room."""
+        ahead = AHEAD
         for waiter in self._waiting:
             entry = self._entries.get(waiter.digest)
             if waiter.future.done():  # cancelled, and about to leave the queue
@@ -271,30 +267,30 @@ class Residency:
             if self._stopped or (blocked is not None and blocked.aged):
                 continue
             adapter = self._files(waiter)
-            if adapter is None or (beyond is not None and self._size(waiter) >= beyond):
+            if adapter is None:
                 continue
-            if not self._load(waiter, adapter):
-                blocked = blocked or waiter
-                beyond = self._size(waiter)
+            size = self._engine.footprint(adapter)
+            if (beyond is None or size < beyond) and self._load(waiter, adapter):
+                continue
+            blocked, beyond = blocked or waiter, min(size, beyond or size)
+            if not waiter.staged and ahead > 0:
+                waiter.staged = True
+                self.host.stage(adapter)
+            ahead -= 1
         return blocked
 
     def _files(self, waiter: Waiter) -> Adapter | None:
         """Return the adapter that a waiter wants; None, and what reads it, where nobody has read it yet."""
         waiter.adapter = waiter.adapter or self._waiting.adapter(waiter.digest)
-        if waiter.adapter is None and waiter.digest not in self._reads:
-            task = asyncio.ensure_future(self._read(waiter.digest))
-            self._reads[waiter.digest] = task
-            task.add_done_callback(partial(self._was_read, waiter.digest))
+        if waiter.adapter is None:
+            self._reading.begin(waiter.digest)
         return waiter.adapter
 
-    def _was_read(self, digest: str, task: asyncio.Task[Adapter]) -> None:
-        del self._reads[digest]
-        error = EngineStopped("The service is stopping") if task.cancelled() else task.exception()
-        if error is not None:
-            self._fail_load(digest, error)
-        for waiter in self._waiting:
-            if error is None and waiter.digest == digest:
-                waiter.adapter = task.result()
+    def _was_read(self, digest: str, found: Adapter | BaseException) -> None:
+        if isinstance(found, BaseException):
+            self._fail_load(digest, found)
+        else:
+            self._waiting.found(digest, found)
         self._advance()
 
     def _size(self, waiter: Waiter) -> int:
@@ -329,6 +325,8 @@ class Residency:
         if any(self._entries.get(victim.digest) is victim for victim in victims):
             raise _RoomKept
         started = self._clock()
+        if self._engine.host_tier and (staging := self.host.stage(adapter)) is not None:
+            await asyncio.wait((staging,))
         report = await self._engine.load(adapter)
         entry.bytes = report.bytes or entry.bytes
         seconds = self._clock() - started
@@ -382,10 +380,14 @@ class Residency:
             self._waiting.fail(waiter.__eq__, self.room.refusal(self._size(waiter)))
         return bool(late)
 
+    def _under_way_tasks(self) -> list[asyncio.Future[Any]]:
+        moving = [entry.task for entry in self._entries.values() if entry.task is not None]
+        return [*self._reading.tasks, *self.host.tasks, *moving]
+
     def _under_way(self, digest: str) -> bool:
         """Whether weights are being read or loaded."""
         entry = self._entries.get(digest)
-        return digest in self._reads or (entry is not None and entry.state is State.LOADING)
+        return digest in self._reading or (entry is not None and entry.state is State.LOADING)
 
 
 class _RoomKept(Exception):

@@ -38,6 +38,8 @@ class Service:
             with one slot only it waits until no answer uses the old version.
         allow_dirs: folders from which untrusted callers may add adapters.
         adapter_memory: bytes of weights in the engine; None for as many as the slots hold.
+        adapter_host_memory: bytes of copies in host memory, where the engine computes on a device with its own; None
+            for no limit.
         adapter_ttl: seconds after which an adapter that nobody asks for leaves the engine; None lets it stay.
         max_queue_seconds: longest wait for room, of requests and of replaces.
         fair_seconds: a request that has waited so long for room closes some to newcomers.
@@ -52,6 +54,7 @@ class Service:
         max_lora_rank: int,
         max_loras: int = 8,
         adapter_memory: int | None = None,
+        adapter_host_memory: int | None = None,
         adapter_ttl: float | None = None,
         allow_dirs: Sequence[Path] = (),
         max_queue_seconds: float = 30.0,
@@ -68,6 +71,7 @@ class Service:
             engine,
             self._read,
             budget=Budget(max_loras, adapter_memory),
+            host_memory=adapter_host_memory,
             queue_seconds=max_queue_seconds,
             fair_seconds=fair_seconds,
             idle_seconds=adapter_ttl,

@@ -40,23 +40,25 @@ class VersionState:
 
     Attributes:
         record: what the registry knows of it.
-        tier: `device` when the engine can use it at its next step, else `disk`.
+        tier: `device` when the engine can use it at its next step, `host` when a copy is in host memory, else `disk`.
         slot: where the engine holds it, None when it is not resident.
         leases: answers that hold it now.
         running, waiting: requests under it in the engine, and requests queued there or here for a slot.
         device_bytes: what it takes in the engine; 0 when it is not resident.
+        host_bytes: what its copy in host memory takes; 0 where there is none.
         idle_seconds: since it was last leased or freed; None when it is not resident.
         pinned: whether it stays resident until it is unpinned.
         usage: leases, loads and evictions since the start.
     """
 
     record: VersionRecord
-    tier: Literal["device", "disk"] = "disk"
+    tier: Literal["device", "host", "disk"] = "disk"
     slot: int | None = None
     leases: int = 0
     running: int = 0
     waiting: int = 0
     device_bytes: int = 0
+    host_bytes: int = 0
     idle_seconds: float | None = None
     pinned: bool = False
     usage: Usage = UNUSED

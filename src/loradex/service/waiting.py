@@ -23,6 +23,7 @@ class Waiter:
         aged: it has waited long enough to close slots to newcomers.
         overdue: it has waited so long that nobody's priority counts any more.
         late: it has waited for as long as it may.
+        staged: its weights were brought nearer.
     """
 
     __slots__ = (
@@ -36,6 +37,7 @@ class Waiter:
         "overdue",
         "priority",
         "reference",
+        "staged",
         "timers",
     )
 
@@ -58,6 +60,7 @@ class Waiter:
         self.aged = False
         self.overdue = False
         self.late = False
+        self.staged = False
         self.timers: Sequence[asyncio.TimerHandle] = ()
 
     @property
@@ -117,6 +120,12 @@ class Waiting:
     def adapter(self, digest: str) -> Adapter | None:
         """Return the files of these weights, where one who waits for them knows them."""
         return next((each.adapter for each in self._waiters if each.digest == digest and each.adapter), None)
+
+    def found(self, digest: str, adapter: Adapter) -> None:
+        """Tell those who wait for these weights of their files."""
+        for waiter in self._waiters:
+            if waiter.digest == digest:
+                waiter.adapter = adapter
 
     def fail(self, chosen: Callable[[Waiter], bool], error: BaseException) -> None:
         """Tell some of them that they waited in vain."""

@@ -44,6 +44,24 @@ async def test_a_prepared_adapter_is_not_resident_and_loads_like_any_other(engin
     assert (await whole(begin(engine, adapter.digest))).end.mix == Mix.of(adapter.digest)
 
 
+async def test_a_staged_adapter_is_not_resident_and_loads_like_any_other(engine: Engine, save: Save) -> None:
+    adapter = save(engine, 1)
+    held = await engine.stage(adapter)
+    assert engine.host_tier or held == 0
+    assert engine.resident() == ()
+    await engine.load(adapter)
+    engine.unstage(adapter.digest)
+    engine.unstage("0" * 64)
+    assert (await whole(begin(engine, adapter.digest))).end.mix == Mix.of(adapter.digest)
+
+
+async def test_the_footprint_is_what_it_takes(engine: Engine, save: Save) -> None:
+    adapter = save(engine, 1)
+    expected = engine.footprint(adapter)
+    report = await engine.load(adapter)
+    assert engine.resident()[0].bytes == report.bytes == expected
+
+
 async def test_there_are_max_loras_slots(engine: Engine, save: Save) -> None:
     adapters = [save(engine, seed) for seed in range(3)]
     for adapter in adapters[:2]:

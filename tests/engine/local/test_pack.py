@@ -222,6 +222,35 @@ async def test_without_room_nothing_is_prepared(
     assert "cannot be written" in caplog.text
 
 
+async def test_what_is_held_in_host_memory_is_loaded_without_the_disk(llama: Family, packs: PackFolder) -> None:
+    adapter = llama.adapters[0]
+    loader = Loader(torch.float32, CPU, packs, lambda: False, host_tier=True)
+    held = await loader.stage(adapter)
+    assert await loader.stage(adapter) == held
+    expected = read_pairs(adapter, torch.float32, CPU)
+    assert held >= sum(pair.a.nbytes + pair.b.nbytes for pair in expected.values())
+    gone = dataclasses.replace(adapter, path=Path("/nowhere"))
+    await asyncio.to_thread(loader.stop)
+    packs.remove(adapter.digest)
+    assert same(loader.read(gone), expected)
+    loader.unstage(adapter.digest)
+    with pytest.raises(AdapterDamaged):
+        loader.read(gone)
+
+
+async def test_without_a_host_tier_nothing_is_held(llama: Family, packs: PackFolder) -> None:
+    adapter = llama.adapters[0]
+    loader = Loader(torch.float32, CPU, packs, lambda: False)
+    assert await loader.stage(adapter) == 0  # there is no pack to read ahead
+    await loader.prepare(adapter, lambda stage, share: None)
+    assert await loader.stage(adapter) == 0
+    loader.unstage(adapter.digest)
+    await asyncio.to_thread(loader.stop)
+    none = Loader(torch.float32, CPU, None, lambda: False, host_tier=True)
+    assert await none.stage(adapter) == 0
+    await asyncio.to_thread(none.stop)
+
+
 def test_a_pack_that_is_made_while_the_engine_stops_is_kept(llama: Family, packs: PackFolder) -> None:
     loader = Loader(torch.float32, CPU, packs, lambda: True)
     loader.stop()

@@ -106,6 +106,24 @@ class LocalEngine:
         self._running()
         await self._loader.prepare(adapter, progress or (lambda stage, share: None))
 
+    @property
+    def host_tier(self) -> bool:
+        """Whether the model is on a device with memory of its own."""
+        return self._loader.host_tier
+
+    async def stage(self, adapter: Adapter) -> int:
+        """Hold an adapter's pack in host memory; on a CPU, have the disk read it ahead. Returns the bytes held.
+
+        Raises:
+            AdapterDamaged: its files are gone or changed.
+        """
+        self._running()
+        return await self._loader.stage(adapter)
+
+    def unstage(self, digest: str) -> None:
+        """Let go of what `stage` holds."""
+        self._loader.unstage(digest)
+
     async def load(self, adapter: Adapter) -> LoadReport:
         """Bring an adapter in beside the loop, then hand it over between two steps.
 
@@ -201,7 +219,7 @@ class LocalEngine:
             self._model.attention.shapes, blocks.count * blocks.size, self._model.dtype, device
         )
         packs = None if self.config.pack_dir is None else PackFolder(self.config.pack_dir)
-        self._loader = Loader(self._model.dtype, device, packs, self._busy)
+        self._loader = Loader(self._model.dtype, device, packs, self._busy, host_tier=device.type != "cpu")
         tell("kernels", 0.85)
         compiled = compile_kernels(self._model)
         runner = Runner(self._model, Slots(self.config.max_loras), blocks.size, self._eos, compiled)

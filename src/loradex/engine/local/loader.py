@@ -15,7 +15,7 @@ from loradex.adapters.adapter import Adapter
 from loradex.adapters.packs import PackFolder
 from loradex.engine.base import Progress
 from loradex.engine.local.lora import LoraPair
-from loradex.engine.local.pack import BadPack, open_pack, pack_name, write_pack
+from loradex.engine.local.pack import BadPack, Pack, open_pack, pack_name, read_ahead, write_pack
 from loradex.engine.local.team import alone
 from loradex.engine.local.weights import read_pairs
 from loradex.errors import AdapterDamaged
@@ -33,16 +33,25 @@ class Loader:
     """Adapters for one engine, in its dtype, on its device: from their packs where there is a folder for packs.
 
     `busy` says whether answers are being computed. To map a pack takes a few milliseconds of one core and is done at
-    once; to make one takes ten times that, so while answers are computed it is done bit by bit.
+    once; to make one takes ten times that, so while answers are computed it is done bit by bit. With a `host_tier`,
+    copies of packs can be held in host memory, beside what the device has.
     """
 
     def __init__(
-        self, dtype: torch.dtype, device: torch.device, packs: PackFolder | None, busy: Callable[[], bool]
+        self,
+        dtype: torch.dtype,
+        device: torch.device,
+        packs: PackFolder | None,
+        busy: Callable[[], bool],
+        *,
+        host_tier: bool = False,
     ) -> None:
         self._dtype = dtype
         self._device = device
         self._packs = packs
         self._busy = busy
+        self.host_tier = host_tier
+        self._held: dict[str, Pack] = {}
         # Two, so that a load does not wait while a new pack is written through to the disk.
         self._threads = ThreadPoolExecutor(2, "loradex-loader", initializer=alone)
         # One of its own, so that no load waits for adapters that nobody asks for yet.
@@ -67,20 +76,32 @@ class Loader:
 
     def read(self, adapter: Adapter) -> dict[str, LoraPair]:
         """Do what `load` does, in this thread."""
+        held = self._held.get(adapter.digest)
+        if held is not None:
+            return held.pairs(self._device)
         if self._packs is None:
             return read_pairs(adapter, self._dtype, self._device)
-        path = self._place(self._packs, adapter)
         try:
-            return self._open(path, adapter)
-        except FileNotFoundError:
-            pass
-        except (BadPack, OSError) as error:
-            log.warning("the pack %s is made again: %s", path, error)
-        try:
-            return self._make(self._packs, path, adapter)
+            return self._pack(self._packs, adapter).pairs(self._device)
         except OSError as error:
-            log.warning("the pack %s cannot be written: %s", path, error)
+            log.warning("the pack of %s cannot be written: %s", adapter.digest, error)
             return read_pairs(adapter, self._dtype, self._device)
+
+    async def stage(self, adapter: Adapter) -> int:
+        """Hold a copy of an adapter's pack in host memory; return its bytes.
+
+        Without a host tier, have the disk read ahead; then, and where there is no pack, nothing is held: 0.
+
+        Raises:
+            AdapterDamaged: its files are gone or changed.
+        """
+        if self._packs is None:
+            return 0
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._stage, self._packs, adapter)
+
+    def unstage(self, digest: str) -> None:
+        """Let go of the copy."""
+        self._held.pop(digest, None)
 
     def stop(self) -> None:
         """End the threads, after what they have begun."""
@@ -90,8 +111,29 @@ class Loader:
     def _place(self, packs: PackFolder, adapter: Adapter) -> Path:
         return packs.path(adapter.digest, *pack_name(self._dtype))
 
-    def _open(self, path: Path, adapter: Adapter) -> dict[str, LoraPair]:
-        return open_pack(path, adapter.digest, self._dtype, self._device)
+    def _stage(self, packs: PackFolder, adapter: Adapter) -> int:
+        try:
+            if not self.host_tier:
+                read_ahead(self._place(packs, adapter))
+                return 0
+            if adapter.digest not in self._held:
+                pack = self._pack(packs, adapter)
+                self._held[adapter.digest] = pack.copied(pinned=self._device.type == "cuda")
+        except OSError as error:
+            log.info("the pack of %s cannot be read ahead: %s", adapter.digest, error)
+            return 0
+        return self._held[adapter.digest].data.nbytes
+
+    def _pack(self, packs: PackFolder, adapter: Adapter) -> Pack:
+        """Return the pack of an adapter, which is made where there is none or it is damaged."""
+        path = self._place(packs, adapter)
+        try:
+            return open_pack(path, adapter.digest, self._dtype)
+        except FileNotFoundError:
+            pass
+        except (BadPack, OSError) as error:
+            log.warning("the pack %s is made again: %s", path, error)
+        return self._make(packs, path, adapter)
 
     def _prepare(self, packs: PackFolder, adapter: Adapter, tell: Progress) -> None:
         path = self._place(packs, adapter)
@@ -105,10 +147,10 @@ class Loader:
         _publish(packs, temporary, path)
         tell("pack", 1.0)
 
-    def _make(self, packs: PackFolder, path: Path, adapter: Adapter) -> dict[str, LoraPair]:
+    def _make(self, packs: PackFolder, path: Path, adapter: Adapter) -> Pack:
         temporary = self._write(packs, adapter, lambda share: None)
         try:
-            pairs = self._open(temporary, adapter)
+            pack = open_pack(temporary, adapter.digest, self._dtype)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
@@ -117,7 +159,7 @@ class Loader:
             self._threads.submit(_publish, packs, temporary, path)
         except RuntimeError:  # the threads are ending
             _publish(packs, temporary, path)
-        return pairs
+        return pack
 
     def _write(self, packs: PackFolder, adapter: Adapter, tell: Callable[[float], None]) -> Path:
         """Return the file of a new pack, which has no name yet."""

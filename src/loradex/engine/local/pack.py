@@ -16,7 +16,8 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -78,8 +79,43 @@ def write_pack(file: BinaryIO, adapter: Adapter, dtype: torch.dtype, rest: Rest)
     file.flush()
 
 
-def open_pack(path: Path, digest: str, dtype: torch.dtype, device: torch.device) -> dict[str, LoraPair]:
-    """Return the pairs of a pack by module path; on the CPU they are views of the file in the page cache.
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """What a pack holds: all weights in one row, and for each layer where its pair lies in it.
+
+    `data` is a view of the file in the page cache, or a copy.
+    """
+
+    data: torch.Tensor
+    layers: Sequence[Any]
+
+    def copied(self, *, pinned: bool) -> Pack:
+        """Return a copy on the heap; `pinned` for one that a GPU reads directly, at its full speed."""
+        data = torch.empty_like(self.data, pin_memory=pinned)
+        return Pack(data.copy_(self.data), self.layers)
+
+    def pairs(self, device: torch.device) -> dict[str, LoraPair]:
+        """Return the pairs by module path; on the CPU they are views of `data`."""
+        data = self.data.to(device)
+        return {
+            module: LoraPair(_view(data, begin_a, shape_a), _view(data, begin_b, shape_b), scaling)
+            for module, scaling, begin_a, shape_a, begin_b, shape_b in self.layers
+        }
+
+
+def read_ahead(path: Path) -> None:
+    """Tell the disk to bring a file into the page cache, without waiting for it.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        _read_ahead(file)
+
+
+def open_pack(path: Path, digest: str, dtype: torch.dtype) -> Pack:
+    """Return a pack, as a view of the file in the page cache.
 
     Raises:
         FileNotFoundError: there is none.
@@ -87,8 +123,7 @@ def open_pack(path: Path, digest: str, dtype: torch.dtype, device: torch.device)
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+        _read_ahead(file)
         try:
             # A private mapping: torch wants memory that may be written, and the file must never be.
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
@@ -99,19 +134,20 @@ def open_pack(path: Path, digest: str, dtype: torch.dtype, device: torch.device)
     if wrong := [key for key, value in expected.items() if header.get(key) != value]:
         raise BadPack(f"its {' and '.join(wrong)} is not as expected")
     if start == len(memory):
-        return {}
+        return Pack(torch.empty(0, dtype=dtype), ())
     data = torch.frombuffer(memory, dtype=dtype, offset=start)
     data[:: _PAGE // dtype.itemsize].sum()  # brings the pages in, so that no step waits for them
-    data = data.to(device)
-    return {
-        module: LoraPair(_view(data, begin_a, shape_a), _view(data, begin_b, shape_b), scaling)
-        for module, scaling, begin_a, shape_a, begin_b, shape_b in header["layers"]
-    }
+    return Pack(data, header["layers"])
 
 
 def pack_name(dtype: torch.dtype) -> tuple[str, int]:
     """Return what tells packs of one adapter apart: dtype and layout."""
     return _name(dtype), LAYOUT
+
+
+def _read_ahead(file: BinaryIO) -> None:
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def _write_header(file: BinaryIO, digest: str, dtype: torch.dtype, layers: list[Any], data_bytes: int) -> None:

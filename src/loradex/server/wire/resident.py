@@ -12,7 +12,8 @@ from loradex.service.views import VersionState
 class ResidentRow(BaseModel):
     """A version that is in memory. `hits`, `misses`, `loads` and `evictions` count from the start of the server.
 
-    `tier` is `device` where the engine can use it at its next step; `load_seconds` is what its last load took.
+    `tier` is `device` where the engine can use it at its next step, `host` for a copy in host memory; `load_seconds` is
+    what its last load took.
     """
 
     name: str
@@ -42,7 +43,7 @@ class ResidentRow(BaseModel):
             digest=state.record.digest,
             tier=state.tier,
             slot=state.slot,
-            bytes=state.device_bytes,
+            bytes=state.device_bytes or state.host_bytes,
             pinned=state.pinned,
             leases=state.leases,
             running=state.running,
@@ -57,9 +58,11 @@ class ResidentRow(BaseModel):
 
 
 class ResidentReply(BaseModel):
-    """What is in memory, by slot, and how much of it there may be; `adapter_memory` null is no limit."""
+    """What is in memory, how many bytes, and how many there may be (null is no limit); copies in host memory apart."""
 
     resident: list[ResidentRow]
     bytes: int
     adapter_memory: int | None
     max_loras: int
+    host_bytes: int
+    adapter_host_memory: int | None
