@@ -40,7 +40,7 @@ async def create_chat_completion(
         raise PermissionDenied("`chat_template` needs a key with the `admin` scope")
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     alternatives = (body.top_logprobs or 0) if body.logprobs else None
-    sampling = body.sampling(limit, alternatives, service.info.vocab_size)
+    sampling = body.sampling(limit, alternatives)
     chat_id = f"chatcmpl-{request_id(request)}"
 
     key = request.headers.get(STICKY) or body.user or ""

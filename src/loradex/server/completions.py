@@ -40,7 +40,7 @@ async def create_completion(
     body.check()
     extra = ignored(body, config.strict)
     prompts = body.prompts()
-    sampling = body.sampling(body.max_tokens or DEFAULT_MAX_TOKENS, body.logprobs, service.info.vocab_size)
+    sampling = body.sampling(body.max_tokens or DEFAULT_MAX_TOKENS, body.logprobs)
     key = request.headers.get(STICKY) or body.user or ""
     call = _Call(service, body, prompts, sampling, f"cmpl-{request_id(request)}", key)
     if body.stream:

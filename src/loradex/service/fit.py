@@ -1,23 +1,31 @@
-"""Fit what was asked into the context of the model."""
+"""Fit what was asked into the context and the vocabulary of the model."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from loradex.core.model import ModelInfo
 from loradex.core.sampling import Sampling
 from loradex.errors import ContextLengthExceeded, InvalidRequest
 
 
-def fit(sampling: Sampling, prompt_tokens: int, max_model_len: int) -> Sampling:
+def fit(sampling: Sampling, prompt_tokens: int, model: ModelInfo) -> Sampling:
     """Return `sampling` with `max_tokens` set to what fits beside the prompt, or to less where less was asked.
 
     Raises:
-        InvalidRequest: the prompt is empty.
+        InvalidRequest: the prompt is empty, or a token id is none of the model's: it would break the step of others.
         ContextLengthExceeded: the prompt leaves no room, `max_tokens` is above the whole context, or `min_tokens` do
             not fit beside the prompt.
     """
     if not prompt_tokens:
         raise InvalidRequest("The prompt is empty", param="prompt")
+    for name in ("stop_token_ids", "logit_bias"):
+        for token in getattr(sampling, name):
+            if not 0 <= token < model.vocab_size:
+                raise InvalidRequest(
+                    f"{name} has the token id {token}; the model has {model.vocab_size} tokens", param=name
+                )
+    max_model_len = model.max_model_len
     room = max_model_len - prompt_tokens
     if room < 1:
         raise ContextLengthExceeded(

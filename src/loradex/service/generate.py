@@ -77,7 +77,7 @@ class Generator:
         try:
             ref = await self._names.pick(ask.model, ask.key)
             tokens = self._engine.encode(ask.prompt)
-            sampling = fit(ask.sampling, len(tokens), self._engine.info.max_model_len)
+            sampling = fit(ask.sampling, len(tokens), self._engine.info)
             if ref is not None:
                 ref, lease = await self._lease(ask, ref)
         except LoradexError as error:

@@ -111,7 +111,7 @@ class SamplingFields(Body):
         if (self.n or 1) > 1 and self.temperature == 0:
             raise InvalidRequest(f"n is {self.n} with temperature 0, where all answers would be the same", param="n")
 
-    def sampling(self, max_tokens: int | None, logprobs: int | None, vocab_size: int) -> Sampling:
+    def sampling(self, max_tokens: int | None, logprobs: int | None) -> Sampling:
         """Return the sampling parameters.
 
         Raises:
@@ -119,25 +119,21 @@ class SamplingFields(Body):
         """
         given = {name: value for name in _SAME if (value := getattr(self, name)) is not None}
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        ids = tuple(self.stop_token_ids or ())
-        for token in ids:
-            _in_vocabulary("stop_token_ids", token, vocab_size)
         return Sampling(
             **given,
             max_tokens=max_tokens,
             stop=stop,
-            stop_token_ids=ids,
+            stop_token_ids=tuple(self.stop_token_ids or ()),
             include_stop=bool(self.include_stop_str_in_output),
             logprobs=logprobs,
-            logit_bias=self._bias(vocab_size),
+            logit_bias=self._bias(),
         )
 
-    def _bias(self, vocab_size: int) -> dict[int, float]:
+    def _bias(self) -> dict[int, float]:
         bias = {}
         for key, value in (self.logit_bias or {}).items():
             if not (key.isascii() and key.isdecimal() and len(key) < 20):
                 raise InvalidRequest(f"logit_bias has the key {key[:64]!r}, which is no token id", param="logit_bias")
-            _in_vocabulary("logit_bias", int(key), vocab_size)
             bias[int(key)] = value
         return bias
 
@@ -155,8 +151,3 @@ MaxLogprobs = Annotated[Whole, Field(ge=0, le=MAX_LOGPROBS)]
 def _harmless(name: str, value: object) -> bool:
     # Some clients always send these, with the values that ask for nothing.
     return (name, value) in (("modalities", ["text"]), ("function_call", "none"))
-
-
-def _in_vocabulary(name: str, token: int, vocab_size: int) -> None:
-    if not 0 <= token < vocab_size:
-        raise InvalidRequest(f"{name} has the token id {token}; the model has {vocab_size} tokens", param=name)
