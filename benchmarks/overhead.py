@@ -9,28 +9,32 @@ is not. The profiler itself slows the rest down, so the figure is an upper bound
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch.profiler import ProfilerActivity, profile
 
-from loradex.bench.bed import Plan, engine_bed
-from loradex.bench.floor import measure
+from loradex.adapters.read import read_adapter
+from loradex.bench.bed import Plan
+from loradex.bench.deck import adapter_folders
 from loradex.bench.length import Length
 from loradex.bench.pairs import Pairs
-from loradex.bench.play import play
 from loradex.bench.result import Record, Result
 from loradex.bench.shape import adapter_class
 from loradex.bench.table import markdown
-from loradex.bench.target import EngineTarget
 from loradex.bench.workload import Workload
+from loradex.core.mix import Mix
+from loradex.core.sampling import Sampling
 from loradex.engine.config import EngineConfig
-from loradex.engine.local.loop import Loop
+from loradex.engine.local.engine import LocalEngine
+from loradex.engine.local.loop import Loop, _Job
+from loradex.engine.local.output import Output
+from loradex.engine.local.scheduler import Scheduler
+from loradex.engine.local.sequence import Sequence
 from loradex.engine.local.team import Team
 
 RUNS = Path(__file__).parent / "runs"
@@ -38,76 +42,67 @@ EACH = 3
 """Steps in one sample."""
 
 
-class Watch:
-    """Times the engine's decode steps from its own thread; every sample is a profile of a few steps."""
+class Kernels:
+    """Sums up what the compiled kernels take, which torch's profiler does not see."""
 
-    def __init__(self, batch: int) -> None:
-        self.batch = batch
-        self.outside: list[float] = []
-        self.steps: list[float] = []
-        self._kernels = 0.0
-        self._samples: list[float] = []
-        self._profile: Any = None
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        for name in ("alone", "together"):
+            setattr(Team, name, self._timed(getattr(Team, name)))
 
-    def __enter__(self) -> Watch:
-        self._step, self._together, self._alone = Loop._step, Team.together, Team.alone
-        watch = self
-        Loop._step = lambda loop: watch._watched(loop)  # type: ignore[method-assign]
-        Team.together = _timed(self._together, self)  # type: ignore[method-assign]
-        Team.alone = _timed(self._alone, self)  # type: ignore[method-assign]
-        return self
+    def _timed(self, function: Callable[[Team, int], None]) -> Callable[[Team, int], None]:
+        def timed(team: Team, job: int) -> None:
+            began = time.perf_counter()
+            function(team, job)
+            self.seconds += time.perf_counter() - began
 
-    def __exit__(self, *_: object) -> None:
-        Loop._step, Team.together, Team.alone = self._step, self._together, self._alone  # type: ignore[method-assign]
-
-    def add(self, seconds: float) -> None:
-        """Count what a compiled kernel took."""
-        self._kernels += seconds
-
-    def _watched(self, loop: Loop) -> Any:
-        scheduler = loop._scheduler
-        steady = len(scheduler.running) == self.batch and all(each.pending == 1 for each in scheduler.running)
-        if not steady:
-            return self._step(loop)
-        if self._profile is None:
-            self._profile, self._samples, self._kernels = profile(activities=[ProfilerActivity.CPU]), [], 0.0
-            self._profile.__enter__()
-        began = time.perf_counter()
-        said = self._step(loop)
-        self._samples.append(time.perf_counter() - began)
-        if len(self._samples) == EACH:
-            self._close()
-        return said
-
-    def _close(self) -> None:
-        self._profile.__exit__(None, None, None)
-        operations = sum(event.self_cpu_time_total for event in self._profile.key_averages()) / 1e6
-        step = sum(self._samples)
-        self.outside.append((step - operations - self._kernels) / EACH)
-        self.steps.append(step / EACH)
-        self._profile = None
+        return timed
 
 
-def _timed(function: Callable[[Team, int], None], watch: Watch) -> Callable[[Team, int], None]:
-    def timed(team: Team, job: int) -> None:
-        began = time.perf_counter()
-        function(team, job)
-        watch.add(time.perf_counter() - began)
-
-    return timed
-
-
-async def run(plan: Plan, workload: Workload) -> Result:
-    """Measure one workload."""
+def run(plan: Plan, workload: Workload) -> Result:
+    """Measure one workload, on the engine's loop in this thread."""
     record = Record("overhead", plan.name)
-    async with engine_bed(plan, tell) as bed:
-        floor = await measure(plan.engine, bed.info.dtype, bed.info.device)
-        with Watch(plan.batch) as watch:
-            requests = replace(workload, vocab_size=bed.info.vocab_size).make()
-            await play(EngineTarget(bed.engine, bed.digests), requests)
-        model = bed.describe(plan.kind)
-    row = Pairs("outside kernels", "outside", "step", "s", tuple(watch.outside), tuple(watch.steps), "lower")
-    return record.result([row], floor=floor, workload=workload.describe(), model=model, raw={"steps_each": EACH})
+    engine = LocalEngine(plan.settings(plan.adapters))
+    runner, scheduler = engine._build(tell)
+    loop = Loop(scheduler, runner, lambda messages: None)
+    with tempfile.TemporaryDirectory() as spare:
+        folders = adapter_folders(plan.model, plan.kind, plan.adapters, engine.info.linears, Path(spare), tell)
+        adapters = [read_adapter(folder) for folder in folders]
+        for adapter in adapters:
+            runner.install(adapter.digest, engine._loader.read(adapter))
+    for each in replace(workload, vocab_size=engine.info.vocab_size).make():
+        mix = Mix.of(adapters[each.adapter].digest)
+        sampling = Sampling(max_tokens=each.output, temperature=0.0, ignore_eos=True)
+        answer = Sequence(str(each.index), list(each.tokens), len(each.tokens), sampling, mix)
+        output = Output(engine._text, answer, engine._eos, engine.info.max_model_len)
+        loop._add(_Job(answer, output, time.monotonic()))
+    row = Pairs("outside kernels", "outside", "step", "s", *_measure(loop, scheduler), "lower")
+    model = {
+        "id": engine.info.id,
+        "dtype": engine.info.dtype,
+        "adapter_class": plan.kind.name,
+        "adapters": len(adapters),
+    }
+    return record.result([row], floor=None, workload=workload.describe(), model=model, raw={"steps_each": EACH})
+
+
+def _measure(loop: Loop, scheduler: Scheduler) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return seconds outside the kernels and of the whole step, one for every few decode steps."""
+    while scheduler.waiting or any(each.pending > 1 for each in scheduler.running):
+        loop._step()
+    kernels, outside, steps = Kernels(), [], []
+    running = len(scheduler.running)
+    while len(scheduler.running) == running:
+        kernels.seconds, step = 0.0, 0.0
+        with profile(activities=[ProfilerActivity.CPU]) as watched:
+            for _ in range(EACH):
+                began = time.perf_counter()
+                loop._step()
+                step += time.perf_counter() - began
+        operations = sum(event.self_cpu_time_total for event in watched.key_averages()) / 1e6
+        outside.append((step - operations - kernels.seconds) / EACH)
+        steps.append(step / EACH)
+    return tuple(outside[:-1]), tuple(steps[:-1])
 
 
 def tell(stage: str, share: float) -> None:
@@ -128,7 +123,7 @@ def main() -> None:
     kind = adapter_class(given.kind)
     plan = Plan("local", EngineConfig(), given.model, kind, given.batch, given.batch, 1, given.name)
     lengths = Length.parse(given.input), Length.parse(given.output)
-    result = asyncio.run(run(plan, Workload(given.batch, given.batch, "distinct", 1.0, *lengths)))
+    result = run(plan, Workload(given.batch, given.batch, "distinct", 1.0, *lengths))
     result.save(RUNS / f"{given.name}.json")
     print(markdown([result]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,13 +30,19 @@ class Digest:
         return self._hash.hexdigest()
 
 
-def copy_and_digest(config: bytes, weights: BinaryIO, target: BinaryIO | None) -> str:
-    """Return the digest of what is read, and write the same bytes to `target`: neither can differ from the other."""
+def copy_and_digest(
+    config: bytes, weights: BinaryIO, target: BinaryIO | None, rest: Callable[[], None] = lambda: None
+) -> str:
+    """Return the digest of what is read, and write the same bytes to `target`: neither can differ from the other.
+
+    `rest` is called after every piece.
+    """
     digest = Digest(config)
     while piece := weights.read(CHUNK_BYTES):
         digest.update(piece)
         if target is not None:
             target.write(piece)
+        rest()
     return digest.hex()
 
 

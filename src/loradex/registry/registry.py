@@ -6,7 +6,7 @@ import builtins
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -99,10 +99,12 @@ class Registry:
         allow_pickle: bool = False,
         allowed: Sequence[Path] | None = None,
         strict_base: bool = False,
+        rest: Callable[[], None] = lambda: None,
     ) -> Staged:
         """Copy an adapter into the store and check the copy; nothing is registered.
 
-        Hand the result to `commit` or to `discard`. `allowed` are the folders from which may be read, None for all.
+        Hand the result to `commit` or to `discard`. `allowed` are the folders from which may be read, None for all;
+        `rest` is called after every piece that is copied.
 
         Raises:
             PathNotAllowed: the folder, or a file in it, lies outside the allowed folders.
@@ -118,7 +120,7 @@ class Registry:
         ):
             # Refused before anything is copied.
             check_examined(examine(files), base, max_rank, strict_base=strict_base).raise_if_bad(name)
-        with self._copied(files, base) as (temporary, found):
+        with self._copied(files, base, rest) as (temporary, found):
             report = check_examined(found, base, max_rank, strict_base=strict_base)
             report.raise_if_bad(name)
             self._hold(report.digest, 1)
@@ -310,11 +312,13 @@ class Registry:
             return store.entries(connection, store.existing(connection, name)[0])
 
     @contextmanager
-    def _copied(self, files: AdapterFiles | ForeignFiles, base: ModelInfo) -> Iterator[tuple[Path, Examined]]:
+    def _copied(
+        self, files: AdapterFiles | ForeignFiles, base: ModelInfo, rest: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[Path, Examined]]:
         with ExitStack() as stack:
             try:
                 temporary = stack.enter_context(self._blobs.staging())
-                digest = copy_in(files, temporary, base)
+                digest = copy_in(files, temporary, base, rest)
                 found = examine(find_files(temporary), digest)
             except AdapterInvalid as error:
                 found = unreadable(files.folder, error.problems)

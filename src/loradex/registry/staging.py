@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -21,11 +21,13 @@ ORIGINAL = "original"
 """The folder in which a foreign adapter lies while it is read."""
 
 
-def copy_in(files: AdapterFiles | ForeignFiles, folder: Path, base: ModelInfo) -> str:
+def copy_in(
+    files: AdapterFiles | ForeignFiles, folder: Path, base: ModelInfo, rest: Callable[[], None] = lambda: None
+) -> str:
     """Bring configuration and weights into `folder` in PEFT's form, safely on disk, and return their digest.
 
     Pickled weights are turned into safetensors; the caller has been asked to. Other formats are copied, so that nobody
-    changes them meanwhile, converted, and leave the folder again.
+    changes them meanwhile, converted, and leave the folder again. `rest` is called after every piece that is copied.
 
     Raises:
         FilesNotFound: a file cannot be opened, or is no regular file.
@@ -41,7 +43,7 @@ def copy_in(files: AdapterFiles | ForeignFiles, folder: Path, base: ModelInfo) -
         _finish(target)
     copy = folder / (PICKLED if files.pickled else WEIGHTS)
     with _opened(files.weights) as file, copy.open("xb") as target:
-        digest = copy_and_digest(config, file, target)
+        digest = copy_and_digest(config, file, target, rest)
         _finish(target)
     if files.pickled:
         convert(copy, folder / WEIGHTS)

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from loradex.adapters.check import CheckReport
+from loradex.adapters.rest import Rest
 from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef, Reference, check_name
 from loradex.engine.base import Engine, Progress, Resident
 from loradex.errors import AdapterNotFound, Conflict
@@ -301,6 +302,7 @@ class Adapters:
             max_rank=self._max_rank,
             allow_pickle=allow_pickle,
             allowed=None if trusted else self._allow_dirs,
+            rest=Rest(lambda: self._engine.stats().running > 0),
         )
 
     async def _to_version(

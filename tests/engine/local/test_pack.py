@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from loradex.adapters import rest
 from loradex.adapters.adapter import Adapter
 from loradex.adapters.packs import PackFolder
 from loradex.core.mix import Mix
 from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
-from loradex.engine.local import loader
 from loradex.engine.local.loader import Loader
 from loradex.engine.local.lora import LoraPair
 from loradex.engine.local.pack import SLICE_VALUES, _pieces, pack_name
@@ -142,7 +142,7 @@ def test_an_original_that_is_gone_leaves_no_half_pack(llama: Family, packs: Pack
 def test_a_pack_is_made_bit_by_bit_while_answers_are_computed(
     llama: Family, packs: PackFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "SLICE_SECONDS", 1e-6)
+    monkeypatch.setattr(rest, "SLICE_SECONDS", 1e-6)
     rests: list[float] = []
     monkeypatch.setattr("time.sleep", rests.append)
     adapter = llama.adapters[2]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 from loradex.adapters.adapter import Adapter
 from loradex.adapters.packs import PackFolder
+from loradex.adapters.rest import Rest
 from loradex.engine.base import Progress
 from loradex.engine.local.lora import LoraPair
 from loradex.engine.local.pack import BadPack, Pack, open_pack, pack_name, read_ahead, write_pack
@@ -21,12 +21,6 @@ from loradex.engine.local.weights import read_pairs
 from loradex.errors import AdapterDamaged
 
 log = logging.getLogger(__name__)
-
-SLICE_SECONDS = 0.0005
-"""Worked between two rests, by the thread's own clock."""
-
-SHARE = 0.1
-"""Of one core, for making a pack while answers are computed."""
 
 
 class Loader:
@@ -164,7 +158,7 @@ class Loader:
     def _write(self, packs: PackFolder, adapter: Adapter, tell: Callable[[float], None]) -> Path:
         """Return the file of a new pack, which has no name yet."""
         temporary = packs.temporary(adapter.digest)
-        rest = _Rest(self._busy)
+        rest = Rest(self._busy)
 
         def pause(share: float) -> None:
             tell(share)
@@ -177,25 +171,6 @@ class Loader:
             temporary.unlink(missing_ok=True)
             raise
         return temporary
-
-
-class _Rest:
-    """Sleeps after each slice so long that a load takes a small share of one core while answers are computed.
-
-    A lower priority for the thread would do the same and use idle cores better, but it can be put aside while it holds
-    the interpreter's lock, and then everybody waits for it.
-    """
-
-    def __init__(self, busy: Callable[[], bool]) -> None:
-        self._busy = busy
-        self._began = time.thread_time()
-
-    def __call__(self) -> None:
-        worked = time.thread_time() - self._began
-        if worked >= SLICE_SECONDS:
-            if self._busy():
-                time.sleep(worked * (1 / SHARE - 1))
-            self._began = time.thread_time()
 
 
 def _publish(packs: PackFolder, temporary: Path, path: Path) -> None:

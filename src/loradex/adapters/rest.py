@@ -1,0 +1,33 @@
+"""Work on adapter files beside answers, slowly enough that these do not wait for a core."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+SLICE_SECONDS = 0.0005
+"""Worked between two rests, by the thread's own clock."""
+
+SHARE = 0.1
+"""Of one core, for what is not urgent while answers are computed."""
+
+
+class Rest:
+    """Sleeps after each slice so long that this thread takes a small share of one core while `busy` says so.
+
+    A lower priority for the thread would do the same and use idle cores better, but it can be put aside while it holds
+    the interpreter's lock, and then everybody waits for it.
+    """
+
+    def __init__(self, busy: Callable[[], bool]) -> None:
+        self._busy = busy
+        self._began: float | None = None
+
+    def __call__(self) -> None:
+        """Rest, if enough was worked since the last time; the first call, in the working thread, only looks."""
+        now = time.thread_time()
+        worked = 0.0 if self._began is None else now - self._began
+        if self._began is None or worked >= SLICE_SECONDS:
+            if worked and self._busy():
+                time.sleep(worked * (1 / SHARE - 1))
+            self._began = time.thread_time()
