@@ -62,10 +62,10 @@ class Kernels:
 def run(plan: Plan, workload: Workload) -> Result:
     """Measure one workload, on the engine's loop in this thread."""
     record = Record("overhead", plan.name)
-    engine = LocalEngine(plan.settings(plan.adapters))
-    runner, scheduler = engine._build(tell)
-    loop = Loop(scheduler, runner, lambda messages: None)
     with tempfile.TemporaryDirectory() as spare:
+        engine = LocalEngine(plan.settings(plan.adapters, Path(spare) / "packs"))
+        runner, scheduler = engine._build(tell)
+        loop = Loop(scheduler, runner, lambda messages: None)
         folders = adapter_folders(plan.model, plan.kind, plan.adapters, engine.info.linears, Path(spare), tell)
         adapters = [read_adapter(folder) for folder in folders]
         for adapter in adapters:
