@@ -344,7 +344,7 @@ def test_pickled_weights_need_a_word(registry: Registry, home: Path, tmp_path: P
     assert sorted(os.listdir(staged.adapter.path)) == ["adapter_config.json", "adapter_model.safetensors", "stamp.json"]
     assert registry.adapter(staged.adapter.digest).layers == staged.adapter.layers
     torch.save({"a": print}, folder / "adapter_model.bin")
-    with pytest.raises(AdapterInvalid, match="cannot be read as tensors alone"):
+    with pytest.raises(AdapterInvalid, match=r"names `__builtin__\.print`, which is not loaded"):
         registry.stage(folder, BASE, max_rank=16, allow_pickle=True)
 
 

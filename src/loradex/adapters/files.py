@@ -17,7 +17,7 @@ MAX_CONFIG_BYTES = 1 << 20
 # What else lies in folders that are not PEFT adapters, and what it means.
 _OTHERS = (
     ("config.json", "This is a whole model: serve it with `loradex serve`, or give its adapter's folder"),
-    ("model_weights.ckpt", "This is a NeMo checkpoint; give the adapter as PEFT saves it"),
+    ("model_weights.ckpt", "This is a NeMo checkpoint; give the folder that also holds its model_config.yaml"),
     ("trainer_state.json", "This is a training checkpoint without an adapter; give the folder that PEFT saved"),
 )
 

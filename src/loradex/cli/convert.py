@@ -33,7 +33,7 @@ def convert(
     ],
     base: Base = None,
 ) -> None:
-    """Write an adapter in another format: PEFT, TensorRT-Edge-LLM (edge) or llama.cpp (gguf).
+    """Write an adapter in another format: PEFT, TensorRT-Edge-LLM (edge), llama.cpp (gguf) or NeMo 1 (nemo).
 
     What the format cannot hold is refused with the reason; weights keep their dtype wherever the format has it.
     """

@@ -82,7 +82,7 @@ class Registry:
         """Check an adapter as `stage` does, and report instead of refusing; nothing stays behind.
 
         Raises:
-            PathNotAllowed, FilesNotFound, MissingExtra, RegistryFailed: as for `stage`.
+            PathNotAllowed, FilesNotFound, RegistryFailed: as for `stage`.
         """
         files = find_source(folder, allowed)
         if isinstance(files, AdapterFiles) and not (files.pickled and allow_pickle):
@@ -110,7 +110,6 @@ class Registry:
             PathNotAllowed: the folder, or a file in it, lies outside the allowed folders.
             FilesNotFound: there is no adapter in the folder.
             AdapterInvalid: it cannot be served; lists every problem. Nothing stays behind.
-            MissingExtra: pickled weights are allowed, but torch is not installed.
             RegistryFailed: the copy cannot be written.
         """
         files = find_source(folder, allowed)

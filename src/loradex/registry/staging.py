@@ -13,7 +13,6 @@ from typing import BinaryIO
 from loradex.adapters.digest import CHUNK_BYTES, copy_and_digest, digest_files
 from loradex.adapters.files import CONFIG, MAX_CONFIG_BYTES, MAX_WEIGHTS_BYTES, PICKLED, WEIGHTS, AdapterFiles
 from loradex.adapters.formats.detect import ForeignFiles
-from loradex.adapters.pickled import convert
 from loradex.core.model import ModelInfo
 from loradex.errors import AdapterInvalid, FilesNotFound, Problem
 
@@ -31,7 +30,7 @@ def copy_in(
 
     Raises:
         FilesNotFound: a file cannot be opened, or is no regular file.
-        AdapterInvalid, MissingExtra: it cannot be converted.
+        AdapterInvalid: it cannot be converted.
         OSError: the copy cannot be written.
     """
     if isinstance(files, ForeignFiles):
@@ -46,6 +45,8 @@ def copy_in(
         digest = copy_and_digest(config, file, target, rest)
         _finish(target)
     if files.pickled:
+        from loradex.adapters.pickled import convert  # and numpy with it: listing must not wait for that
+
         convert(copy, folder / WEIGHTS)
         copy.unlink()
         with (folder / WEIGHTS).open("rb+") as target:
@@ -55,7 +56,7 @@ def copy_in(
 
 
 def _convert_in(files: ForeignFiles, folder: Path, base: ModelInfo) -> str:
-    from loradex.adapters.formats.convert import read_foreign  # and numpy with it: listing must not wait for that
+    from loradex.adapters.formats.convert import read_foreign  # and numpy, as above
     from loradex.adapters.formats.peft import write_peft
 
     original = folder / ORIGINAL

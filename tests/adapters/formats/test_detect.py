@@ -10,6 +10,7 @@ from loradex.errors import FilesNotFound
 from tests.adapters.making import make_adapter
 
 EDGE = "processed_adapter_model.safetensors"
+NEMO = ["model_config.yaml", "model_weights.ckpt"]
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,9 @@ EDGE = "processed_adapter_model.safetensors"
         (["A.GGUF"], ".", "gguf", ["A.GGUF"]),
         ([EDGE, "config.json"], ".", "edge", [EDGE, "config.json"]),
         ([EDGE], EDGE, "edge", [EDGE]),
+        (["a.nemo"], "a.nemo", "nemo", ["a.nemo"]),
+        (["a.nemo"], ".", "nemo", ["a.nemo"]),
+        (["model_weights.ckpt", "model_config.yaml", "x.ckpt"], ".", "nemo", NEMO),
     ],
 )
 def test_formats_are_known_by_their_files(
@@ -45,7 +49,8 @@ def test_peft_comes_first(tmp_path: Path) -> None:
         ([], ".", "adapter_config.json is missing"),
         ([], "nothing", "does not exist"),
         (["a.txt"], "a.txt", "is a file"),
-        (["a.gguf", "b.gguf"], ".", "holds 2 adapters: a.gguf, b.gguf"),
+        (["a.gguf", "b.nemo"], ".", "holds 2 adapters: a.gguf, b.nemo"),
+        (["model_weights.ckpt"], ".", "adapter_config.json is missing"),
         ([], "a\0b", "No adapter"),
         ([], "x" * 5000, "No adapter"),
     ],

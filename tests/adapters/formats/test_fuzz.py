@@ -6,10 +6,12 @@ import os
 import random
 import shutil
 import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,9 +20,16 @@ from loradex.adapters.formats.convert import read_foreign
 from loradex.adapters.formats.detect import EDGE_CONFIG, EDGE_WEIGHTS, Format
 from loradex.adapters.formats.edge import write_edge
 from loradex.adapters.formats.gguf import write_gguf
+from loradex.adapters.formats.mapped import Mapped
+from loradex.adapters.formats.nemo_writer import write_nemo
 from loradex.adapters.formats.peft import write_peft
+from loradex.adapters.formats.safetensors_file import read_safetensors
+from loradex.adapters.formats.torch_file import TorchFile, write_torch_file
+from loradex.adapters.formats.torch_pickle import BadPickle, load_pickle
+from loradex.adapters.formats.yaml_file import read_yaml
 from loradex.adapters.header import read_header
 from loradex.errors import AdapterInvalid, Problem
+from tests.adapters.formats import test_nemo as nemo
 from tests.adapters.formats.mutating import mutations
 from tests.adapters.formats.test_gguf import make_base, make_lora
 
@@ -39,12 +48,23 @@ def _edge_config(path: Path) -> object:
     return read_foreign("edge", {EDGE_WEIGHTS: path.with_name(EDGE_WEIGHTS), EDGE_CONFIG: path}, BASE)
 
 
+def _pickle(path: Path) -> object:
+    try:
+        return load_pickle(path.read_bytes())
+    except BadPickle as error:
+        return str(error)
+
+
 READERS: dict[str, tuple[str, Read]] = {
     "safetensors": ("adapter_model.safetensors", read_header),
     "config": ("adapter_config.json", lambda path: parse_config(path.read_bytes())),
     "gguf": ("adapter.gguf", _foreign("gguf", "adapter.gguf")),
     "edge": (EDGE_WEIGHTS, _foreign("edge", EDGE_WEIGHTS)),
     "edge config": (EDGE_CONFIG, _edge_config),
+    "pickle": ("adapter_model.bin", lambda path: TorchFile(Mapped.whole(path)).tensors()),
+    "pickle inside": ("data.pkl", _pickle),
+    "tar": ("adapter.nemo", _foreign("nemo", "adapter.nemo")),
+    "yaml": ("model_config.yaml", lambda path: read_yaml(Mapped.whole(path))),
 }
 
 
@@ -55,6 +75,11 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_peft(make_lora(), folder)
     write_edge(make_lora(), folder)
     write_gguf(make_lora(), folder / "adapter.gguf", BASE)
+    write_nemo(nemo.make_lora(), folder / "adapter.nemo", nemo.make_base())
+    write_torch_file(folder / "adapter_model.bin", read_safetensors(folder / "adapter_model.safetensors"))
+    with zipfile.ZipFile(folder / "adapter_model.bin") as archive:
+        (folder / "data.pkl").write_bytes(archive.read("model_weights/data.pkl"))
+    (folder / "model_config.yaml").write_text(yaml.safe_dump(nemo.CONFIG))
     return folder
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from loradex.adapters.check import check_folder
 from loradex.adapters.formats.convert import convert
 from loradex.adapters.formats.detect import Format
+from loradex.errors import AdapterInvalid
 from tests.adapters.formats.oracle import Oracle
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -40,10 +41,14 @@ def round_trip(one: Oracle, folder: Path, form: Format, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-@pytest.mark.parametrize("form", ["edge", "gguf"])
+@pytest.mark.parametrize("form", ["edge", "gguf", "nemo"])
 def test_the_logits_are_the_same(oracle: GetOracle, tmp_path: Path, form: Format, family: str, options: str) -> None:
     one = oracle(family)
     folder = one.save(tmp_path / "peft", **OPTIONS[options])
+    if (form, options) == ("nemo", "ranks"):
+        with pytest.raises(AdapterInvalid, match="one rank for all modules"):
+            convert(folder, form, tmp_path / "there", one.info)
+        return
     back = round_trip(one, folder, form, tmp_path)
     # Edge-LLM has float16 only; the others keep float32.
     tolerance = 5e-3 if form == "edge" else 1e-5
@@ -66,6 +71,9 @@ def test_other_families_go_through_gguf(oracle: GetOracle, tmp_path: Path, famil
         ("gguf", torch.float32, 1),
         ("gguf", torch.bfloat16, 1),
         ("gguf", torch.float16, 1),
+        ("nemo", torch.float32, 1),
+        ("nemo", torch.bfloat16, 1),
+        ("nemo", torch.float16, 1),
         ("edge", torch.float16, 2),  # alpha / rank lies in its B, and 2 is exact there
     ],
 )
@@ -86,7 +94,7 @@ def test_equal_content_has_one_digest_whatever_it_came_in(oracle: GetOracle, tmp
     one = oracle("llama")
     folder = one.save(tmp_path / "peft", dtype=torch.float16, lora_alpha=4)
     digests = set()
-    for form in ("edge", "gguf"):
+    for form in ("edge", "gguf", "nemo"):
         (tmp_path / form).mkdir()
         convert(folder, form, tmp_path / form / "there", one.info)
         convert(tmp_path / form / "there", "peft", tmp_path / form / "back", one.info)

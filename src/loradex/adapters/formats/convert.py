@@ -13,6 +13,8 @@ from loradex.adapters.formats.detect import ForeignFiles, Format, find_adapter
 from loradex.adapters.formats.edge import read_edge, write_edge
 from loradex.adapters.formats.gguf import read_gguf, write_gguf
 from loradex.adapters.formats.lora import Lora
+from loradex.adapters.formats.nemo import read_nemo
+from loradex.adapters.formats.nemo_writer import write_nemo
 from loradex.adapters.formats.peft import read_peft, write_peft
 from loradex.core.model import ModelInfo
 from loradex.errors import AdapterInvalid, Conflict, FilesNotFound
@@ -48,7 +50,10 @@ def read_foreign(form: Format, parts: Mapping[str, Path], base: ModelInfo | None
         AdapterInvalid: it cannot be read; lists the reasons.
         OSError: a file cannot be opened.
     """
-    return read_edge(parts, base) if form == "edge" else read_gguf(_only(parts), base)
+    if form == "edge":
+        return read_edge(parts, base)
+    first = next(iter(parts.values()))
+    return read_nemo(first, parts) if form == "nemo" else read_gguf(first, base)
 
 
 def convert(source: Path, target: Format, out: Path, base: ModelInfo | None) -> Converted:
@@ -99,9 +104,7 @@ def _write(lora: Lora, target: Format, folder: Path, base: ModelInfo | None) -> 
         return write_edge(lora, folder)
     if target == "gguf":
         return write_gguf(lora, folder / "adapter.gguf", base)
+    if target == "nemo":
+        return write_nemo(lora, folder / "adapter.nemo", base)
     write_peft(lora, folder)
     return []
-
-
-def _only(parts: Mapping[str, Path]) -> Path:
-    return next(iter(parts.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Final, Literal
 from loradex.adapters.files import AdapterFiles, find_files
 from loradex.errors import FilesNotFound
 
-Format = Literal["peft", "edge", "gguf"]
-FORMATS: Final[tuple[Format, ...]] = ("peft", "edge", "gguf")
+Format = Literal["peft", "edge", "gguf", "nemo"]
 
 EDGE_WEIGHTS: Final = "processed_adapter_model.safetensors"
 EDGE_CONFIG: Final = "config.json"
 
-_BY_SUFFIX: Final[Mapping[str, Format]] = {".gguf": "gguf"}
+NEMO_CONFIG: Final = "model_config.yaml"
+
+_BY_SUFFIX: Final[Mapping[str, Format]] = {".gguf": "gguf", ".nemo": "nemo"}
+_NEMO_WEIGHTS = re.compile(r"(?:(?:mp_rank_\d{2}|tp_rank_\d{2}_pp_rank_\d{3})/)?model_weights\.ckpt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class ForeignFiles:
 
 
 def find_adapter(path: Path) -> AdapterFiles | ForeignFiles:
-    """Find the files of the adapter at a path: a folder, or one `.gguf` or processed `.safetensors` file.
+    """Find the files of the adapter at a path: a folder, or one `.gguf`, `.nemo` or processed `.safetensors` file.
 
     Raises:
         FilesNotFound: saying what is missing.
@@ -63,10 +66,16 @@ def _foreign_folder(folder: Path) -> ForeignFiles | None:
         return None
     if (folder / EDGE_WEIGHTS).is_file():
         return ForeignFiles("edge", folder, _edge_parts(folder))
+    if (folder / NEMO_CONFIG).is_file():
+        found = [*folder.glob("model_weights.ckpt"), *folder.glob("*_rank_*/model_weights.ckpt")]
+        names = {path.relative_to(folder).as_posix(): path for path in sorted(found) if path.is_file()}
+        weights = {name: path for name, path in names.items() if _NEMO_WEIGHTS.fullmatch(name)}
+        if weights:
+            return ForeignFiles("nemo", folder, {NEMO_CONFIG: folder / NEMO_CONFIG, **weights})
     files = [each for each in sorted(folder.iterdir()) if each.suffix.lower() in _BY_SUFFIX and each.is_file()]
     if len(files) > 1:
-        names = ", ".join(each.name for each in files[:5])
-        raise FilesNotFound(f"{folder} holds {len(files)} adapters: {names}", hint="Give one of these files")
+        listed = ", ".join(each.name for each in files[:5])
+        raise FilesNotFound(f"{folder} holds {len(files)} adapters: {listed}", hint="Give one of these files")
     return ForeignFiles(_BY_SUFFIX[files[0].suffix.lower()], folder, {files[0].name: files[0]}) if files else None
 
 
