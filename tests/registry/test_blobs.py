@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from loradex.adapters.digest import digest
-from loradex.registry.blobs import STALE_SECONDS, Blobs, _host
+from loradex.adapters.temporary import STALE_SECONDS, _host
+from loradex.registry.blobs import Blobs
 from loradex.registry.registry import Registry
 from tests.adapters.making import BASE, make_adapter
 from tests.registry.conftest import Add, files

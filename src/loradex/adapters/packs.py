@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import secrets
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from loradex.adapters.temporary import is_abandoned, tag
+
 FOLDER = "packs"
 """The folder of packs in a data folder."""
 
-STALE_SECONDS = 24 * 3600
 _TEMPORARY = ".tmp"
 
 
@@ -37,7 +36,7 @@ class PackFolder:
             OSError: the folder cannot be made.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        return self.folder / f"{digest}.{secrets.token_hex(8)}{_TEMPORARY}"
+        return self.folder / f"{digest}.{tag()}{_TEMPORARY}"
 
     def publish(self, temporary: Path, path: Path) -> None:
         """Give a pack that is whole its name, once it is safely on disk.
@@ -48,6 +47,8 @@ class PackFolder:
         try:
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
+            if os.name == "posix":  # elsewhere a read-only file cannot be removed
+                temporary.chmod(0o444)  # whoever wrote into it would change weights that are mapped
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -57,8 +58,8 @@ class PackFolder:
         self._unlink(lambda path: _digest(path) == digest)
 
     def sweep(self, known: Callable[[str], bool]) -> None:
-        """Remove packs of unknown digests, and those that nobody finished within a day."""
-        self._unlink(lambda path: not known(_digest(path)) or (path.suffix == _TEMPORARY and _is_old(path)))
+        """Remove packs of unknown digests, and those that nobody will finish."""
+        self._unlink(lambda path: not known(_digest(path)) or _is_left(path))
 
     def _unlink(self, unwanted: Callable[[Path], bool]) -> None:
         with suppress(FileNotFoundError):
@@ -72,5 +73,5 @@ def _digest(path: Path) -> str:
     return path.name.partition(".")[0]
 
 
-def _is_old(path: Path) -> bool:
-    return time.time() - path.stat().st_mtime > STALE_SECONDS
+def _is_left(path: Path) -> bool:
+    return path.suffix == _TEMPORARY and is_abandoned(path, path.name.split(".")[1])

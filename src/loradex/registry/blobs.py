@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import secrets
 import shutil
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,10 +11,10 @@ from pathlib import Path
 
 from loradex.adapters.digest import digest as digest_of
 from loradex.adapters.files import CONFIG, WEIGHTS
+from loradex.adapters.temporary import is_abandoned, tag
 from loradex.errors import FilesNotFound
 from loradex.registry import stamp
 
-STALE_SECONDS = 24 * 3600
 _TEMPORARY = "tmp-"
 
 
@@ -96,11 +93,11 @@ class Blobs:
         """Remove temporary folders that nobody will finish: their process is gone, or they are older than a day."""
         for path in self.folder.glob(f"{_TEMPORARY}*"):
             with suppress(OSError):
-                if time.time() - path.stat().st_mtime > STALE_SECONDS or _is_orphan(path.name):
+                if is_abandoned(path, path.name.removeprefix(_TEMPORARY)):
                     shutil.rmtree(path, ignore_errors=True)
 
     def _temporary(self) -> Path:
-        return self.folder / f"{_TEMPORARY}{_host()}-{os.getpid()}-{secrets.token_hex(8)}"
+        return self.folder / f"{_TEMPORARY}{tag()}"
 
 
 def _is_good(path: Path, digest: str) -> bool:
@@ -108,25 +105,6 @@ def _is_good(path: Path, digest: str) -> bool:
         return digest_of(path) == digest
     except FilesNotFound:
         return False
-
-
-def _host() -> str:
-    # Process ids mean something only on their own machine, and containers may share the folder.
-    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
-
-
-def _is_orphan(name: str) -> bool:
-    host, _, rest = name.removeprefix(_TEMPORARY).partition("-")
-    process = rest.partition("-")[0]
-    if host != _host() or not process.isdecimal() or os.name != "posix":  # elsewhere signal 0 is not a question
-        return False
-    try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:
-        pass
-    return False
 
 
 def _sync(folder: Path) -> None:

@@ -19,12 +19,13 @@ from loradex.adapters.files import MAX_WEIGHTS_BYTES, AdapterFiles, find_files
 from loradex.adapters.formats.detect import ForeignFiles
 from loradex.adapters.packs import FOLDER, PackFolder
 from loradex.adapters.read import Examined, examine, unreadable
+from loradex.adapters.temporary import STALE_SECONDS
 from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef, Reference
 from loradex.core.canary import Shares
 from loradex.core.model import ModelInfo
 from loradex.errors import AdapterInvalid, AdapterNotFound, Conflict, FilesNotFound, RegistryFailed
 from loradex.registry import canary, changes, store
-from loradex.registry.blobs import STALE_SECONDS, Blobs
+from loradex.registry.blobs import Blobs
 from loradex.registry.database import Database
 from loradex.registry.records import AdapterRecord, HistoryEntry, Meaning, Staged, VersionRecord
 from loradex.registry.selecting import check_new_alias, check_new_name, pinned, select, unknown_name

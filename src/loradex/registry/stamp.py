@@ -8,8 +8,6 @@ store on another machine has other stamps, so there each adapter is read in full
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,12 +38,7 @@ def read(folder: Path) -> Stamp | None:
 
 def write(folder: Path, stamp: Stamp | None) -> None:
     """Remember a stamp, taken before the files were hashed. Where that fails they are hashed again next time."""
-    if stamp is None:
-        return
-    temporary = folder / f"{FILE}.{secrets.token_hex(4)}"
-    with suppress(OSError):
-        try:
-            temporary.write_text(json.dumps(stamp))
-            os.replace(temporary, folder / FILE)
-        finally:
-            temporary.unlink(missing_ok=True)
+    if stamp is not None:
+        with suppress(OSError):
+            # Half of it, after a crash or seen while it is written, is not JSON and so no stamp.
+            (folder / FILE).write_text(json.dumps(stamp))

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import os
+import shutil
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,8 @@ import torch
 from loradex.adapters import rest
 from loradex.adapters.adapter import Adapter
 from loradex.adapters.packs import PackFolder
+from loradex.adapters.read import read_adapter
+from loradex.core.event import Delta
 from loradex.core.mix import Mix
 from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
@@ -256,3 +261,28 @@ def test_a_pack_that_is_made_while_the_engine_stops_is_kept(llama: Family, packs
     loader.stop()
     assert loader.read(llama.adapters[0])
     assert list(packs.folder.iterdir()) == [place(packs, llama.adapters[0])]
+
+
+async def test_files_that_go_under_a_running_answer_do_not_change_it(
+    llama: Family, running: Running, tmp_path: Path
+) -> None:
+    """Another process may remove an adapter whose weights are mapped here."""
+    source = tmp_path / "adapter"
+    shutil.copytree(llama.adapters[0].path, source)
+    adapter = read_adapter(source)
+    request = GenerateRequest(
+        "r", tuple(b"hello"), Sampling(max_tokens=24, ignore_eos=True, seed=1), Mix.of(adapter.digest)
+    )
+    async with running(llama, pack_dir=tmp_path / "packs", max_loras=8) as engine:
+        await engine.load(adapter)
+        expected = [event.token_ids async for event in engine.generate(request) if isinstance(event, Delta)]
+        found = []
+        async for event in engine.generate(request):
+            if not found:
+                for path in (*source.iterdir(), *(tmp_path / "packs").iterdir()):
+                    with pytest.raises(PermissionError) if os.geteuid() and path.suffix == ".pack" else nullcontext():
+                        path.open("rb+").close()  # a pack cannot be written to, but by who may do everything
+                    path.unlink()
+            if isinstance(event, Delta):
+                found.append(event.token_ids)
+        assert found == expected
