@@ -91,6 +91,7 @@ class Bed:
             "id": self.info.id,
             "architecture": self.info.architecture,
             "dtype": self.info.dtype,
+            "quantization": self.info.quantization,
             "device": self.info.device,
             "weights": self.cost.linears + self.cost.head,
             "adapter_class": kind.name,

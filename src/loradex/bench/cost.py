@@ -21,9 +21,10 @@ class Cost:
     Attributes:
         linears: weights of all linears but the output head.
         head: weights of the output head.
-        width: bytes of a weight.
+        width: bytes of a weight of an adapter, and of the base where that is not quantized.
         cached: bytes of keys and values of one token; 0 where the model has no linears of these names.
         adapters: weights of each adapter.
+        quantized: bytes of linears and head where these are quantized, scales included.
     """
 
     linears: int
@@ -31,6 +32,7 @@ class Cost:
     width: int
     cached: int
     adapters: tuple[int, ...] = ()
+    quantized: int = 0
 
     @classmethod
     def of(cls, info: ModelInfo, adapters: Sequence[Adapter] = ()) -> Cost:
@@ -47,7 +49,18 @@ class Cost:
             width=width,
             cached=kept * width,
             adapters=tuple(each.parameters for each in adapters),
+            quantized=info.weight_bytes,
         )
+
+    @property
+    def base(self) -> int:
+        """Bytes of the base that a step reads."""
+        return self.quantized or (self.linears + self.head) * self.width
+
+    @property
+    def weights(self) -> int:
+        """Bytes of the base in memory: the embedding shares its weights with the head unless that is quantized."""
+        return self.base + (self.head * self.width if self.quantized else 0)
 
     def step_bytes(self, adapters: Iterable[int | None], context: int) -> int:
         """Return the bytes that a decode step reads: base once, each different adapter once, `context` cached tokens.
@@ -55,7 +68,7 @@ class Cost:
         `adapters` has the adapter of each row.
         """
         distinct = sum(self.adapters[i] for i in {i for i in adapters if i is not None})
-        return (self.linears + self.head + distinct) * self.width + context * self.cached
+        return self.base + distinct * self.width + context * self.cached
 
     def step_flops(self, adapters: Iterable[int | None]) -> int:
         """Return the operations of a decode step, attention left out."""

@@ -97,7 +97,7 @@ def _best(side: Side, floor: Floor | None) -> dict[str, float]:
 def memory(bed: Bed) -> Pairs:
     """Return the memory of this process against what weights, cache and adapters need."""
     stats = bed.engine.stats()
-    weights = (bed.cost.linears + bed.cost.head) * bed.cost.width
+    weights = bed.cost.weights
     cache = stats.blocks_total * stats.block_size * bed.cost.cached
     adapters = sum(each.bytes for each in bed.engine.resident())
     needed = float(weights + cache + adapters)

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 FLAGS = (
     Flag("engine.dtype", ("--dtype",), "auto, float32, bfloat16 or float16.", "TYPE", "Engine"),
     Flag("engine.device", ("--device",), "auto, cpu, cuda or cuda:N.", "DEVICE", "Engine"),
+    Flag(
+        "engine.quantization",
+        ("--quantization",),
+        "Round the base's weights: none, int8, int4 or fp8.",
+        "METHOD",
+        "Engine",
+    ),
     Flag("engine.max_batched_tokens", ("--max-num-batched-tokens",), "Tokens computed in one step.", "N", "Engine"),
     Flag("engine.kv_cache_memory", ("--kv-cache-memory",), "Memory for keys and values.", "SIZE", "Engine"),
     Flag("engine.threads", ("--threads",), "CPU threads.", "N", "Engine"),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FLAGS = (
     Flag("engine.dtype", ("--dtype",), "auto, float32, bfloat16 or float16.", "TYPE"),
     Flag("engine.device", ("--device",), "auto, cpu, cuda or cuda:N.", "DEVICE"),
+    Flag("engine.quantization", ("--quantization",), "Round the base's weights: none, int8, int4 or fp8.", "METHOD"),
     Flag("engine.threads", ("--threads",), "CPU threads.", "N"),
     Flag("server.port", ("--port",), "With --serve: port to listen on.", "PORT"),
 )

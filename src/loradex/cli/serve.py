@@ -77,9 +77,10 @@ def announce(out: Output, service: Service, settings: Settings, url: str) -> Non
     names = [card.id for card in service.models() if card.parent is not None]
     folders = [str(each) for each in settings.server.allow_dirs]
     info = service.info
+    kind = info.dtype if info.quantization == "none" else f"{info.quantization} with {info.dtype}"
     facts = [
         ("url", url),
-        ("model", f"{info.id} ({info.architecture}, {info.dtype} on {info.device})"),
+        ("model", f"{info.id} ({info.architecture}, {kind} on {info.device})"),
         ("adapters", ", ".join(names) or "none yet"),
         ("allowed folders", ", ".join(folders) or "none: clients cannot load adapters (see --allow-dir)"),
         ("keys", "required" if settings.server.infer_keys or settings.server.admin_keys else "none: open to all"),

@@ -31,6 +31,8 @@ class ModelInfo:
         digest: SHA-256, in hexadecimal, over architecture and linears: adapters are stored with it.
         has_chat_template: whether the tokenizer can render messages.
         head_dim: rows of q, k and v that belong to one head of attention; 0 where that is not known.
+        quantization: how the engine rounded the weights of linears and output head, such as `int8`; `none` where not.
+        weight_bytes: what those weights take then, scales included; 0 where each takes what `dtype` says.
     """
 
     id: str
@@ -44,3 +46,5 @@ class ModelInfo:
     digest: str
     has_chat_template: bool
     head_dim: int = 0
+    quantization: str = "none"
+    weight_bytes: int = 0

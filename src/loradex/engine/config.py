@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal["none", "int8", "int4", "fp8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,9 @@ class EngineConfig:
         revision: branch, tag or commit on the hub.
         dtype: of weights and cache; `auto` takes the checkpoint's own.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        quantization: how the base's linears are rounded when they are loaded: `none`, `int8` (a scale for each output),
+            `int4` (a scale for 32 inputs of each output; the output head in int8) or `fp8` (on a GPU that has it).
+            Adapters keep their own dtype.
         max_model_len: tokens of prompt and answer together; None takes the model's own limit.
         max_loras: adapters resident at a time. A slot costs next to nothing; what is in it does: see `adapter_memory`.
         max_lora_rank: adapters above it are refused.
@@ -39,6 +43,7 @@ class EngineConfig:
     revision: str | None = None
     dtype: DType = "auto"
     device: str = "auto"
+    quantization: Quantization = "none"
     max_model_len: int | None = None
     max_loras: int = 64
     max_lora_rank: int = 64

@@ -50,6 +50,7 @@ async def info(service: TheService) -> Info:
             path=model.path,
             architecture=model.architecture,
             dtype=model.dtype,
+            quantization=model.quantization,
             device=model.device,
             vocab_size=model.vocab_size,
             max_model_len=model.max_model_len,

@@ -19,12 +19,14 @@ from transformers import (
     MistralConfig,
     Phi3Config,
     PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
     Qwen3MoeConfig,
 )
 from transformers.convert_slow_tokenizer import bytes_to_unicode
+from transformers.pytorch_utils import Conv1D
 
 from loradex.adapters.adapter import Adapter
 from loradex.core.event import Delta, Finished
@@ -32,6 +34,7 @@ from loradex.core.mix import Mix
 from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
 from loradex.engine.local.engine import LocalEngine
+from loradex.engine.local.rounding import round_weight
 
 VOCAB = 320
 EOS = 257
@@ -143,10 +146,12 @@ def save_adapters(family: str, base: Path, folder: Path) -> list[Path]:
 
 
 class Oracle:
-    """transformers with PEFT, one request at a time."""
+    """transformers with PEFT, one request at a time; on the base as it is, or on the values of rounded weights."""
 
-    def __init__(self, base: Path, adapters: list[Path]) -> None:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
+    def __init__(self, base: Path, adapters: list[Path], quantization: str = "none", attention: str = "eager") -> None:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation=attention)
+        if quantization != "none":
+            put_rounded(model, quantization)
         self.model = PeftModel.from_pretrained(model, adapters[0], adapter_name="0")
         for index, path in enumerate(adapters[1:], 1):
             self.model.load_adapter(path, adapter_name=str(index))
@@ -180,6 +185,18 @@ class Oracle:
         return logits[len(prompt) - 1 :].argmax(dim=-1).tolist()
 
 
+def put_rounded(model: PreTrainedModel, method: str) -> None:
+    """Set the weights of every linear to what their rounded codes mean; the head's in int8 where others are int4."""
+    for name, linear in model.named_modules():
+        if not isinstance(linear, torch.nn.Linear | Conv1D):
+            continue
+        turned = isinstance(linear, Conv1D)
+        weight = linear.weight.t() if turned else linear.weight
+        values = round_weight(weight, "int8" if name == "lm_head" and method == "int4" else method).values(weight.dtype)
+        # A new parameter: an embedding that is tied to the head keeps its own.
+        linear.weight = torch.nn.Parameter(values.t() if turned else values)
+
+
 @dataclass(frozen=True)
 class Family:
     """A tiny model and its three adapters."""
@@ -188,8 +205,8 @@ class Family:
     base: Path
     adapters: tuple[Adapter, ...]
 
-    def oracle(self) -> Oracle:
-        return Oracle(self.base, [adapter.path for adapter in self.adapters])
+    def oracle(self, quantization: str = "none", attention: str = "eager") -> Oracle:
+        return Oracle(self.base, [adapter.path for adapter in self.adapters], quantization, attention)
 
 
 Running = Callable[..., AbstractAsyncContextManager[LocalEngine]]

@@ -8,6 +8,8 @@ import torch
 
 from loradex.engine.local.model import BaseModel
 from loradex.engine.local.packed import PackedLinear
+from loradex.engine.local.quantized import Product, quantized_linears
+from loradex.engine.local.rounding import Rounded
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +20,8 @@ def compile_kernels(model: BaseModel) -> bool:
     Compiles them, or reads them from the cache. Without Numba, or where it cannot compile, one line in the log says
     that answers will be slower.
     """
+    if model.device.type == "cuda":
+        _take_cuda(model)
     if model.device.type != "cpu":
         return False
     try:
@@ -28,6 +32,7 @@ def compile_kernels(model: BaseModel) -> bool:
         from loradex.engine.local.lora_job import KERNELS
 
         _compile_few(model)
+        _compile_quantized(model)
     except (NumbaError, ImportError, OSError, RuntimeError) as error:
         return _refused(error)
     if model.dtype not in KERNELS:
@@ -56,6 +61,31 @@ def _compile_few(model: BaseModel) -> None:
     for linear in packed:
         if linear.blocks is not None:
             linear.few, linear.rows = GemvJob(linear.blocks, linear.bias), ROWS
+
+
+def _compile_quantized(model: BaseModel) -> None:
+    """Give quantized linears their kernel, in whose layout their weights then lie."""
+    linears = quantized_linears(model.module)
+    if not linears or model.dtype not in (torch.bfloat16, torch.float32):
+        return
+    from loradex.engine.local.panels import Panels, Scratch
+
+    scratch = Scratch()
+
+    def make(rounded: Rounded, bias: torch.Tensor | None) -> tuple[Product, int]:
+        panels = Panels(rounded, bias, model.dtype, scratch)
+        return panels.product, panels.nbytes
+
+    for linear in linears:
+        linear.take(make)
+
+
+def _take_cuda(model: BaseModel) -> None:
+    """Give quantized linears torch's kernels where those take their shapes."""
+    from loradex.engine.local.quantized_cuda import cuda_product
+
+    for linear in quantized_linears(model.module):
+        linear.take(cuda_product)
 
 
 def _refused(error: Exception) -> bool:

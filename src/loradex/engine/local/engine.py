@@ -28,6 +28,7 @@ from loradex.engine.local.loader import Loader
 from loradex.engine.local.loop import Loop, Message
 from loradex.engine.local.model import BaseModel
 from loradex.engine.local.output import Output
+from loradex.engine.local.quantized import quantized_linears
 from loradex.engine.local.runner import Runner
 from loradex.engine.local.scheduler import Scheduler
 from loradex.engine.local.selfcheck import check
@@ -250,6 +251,8 @@ class LocalEngine:
             digest=offline.digest,
             has_chat_template=self._text.has_chat_template,
             head_dim=offline.head_dim,
+            quantization=self.config.quantization,
+            weight_bytes=sum(linear.nbytes for linear in quantized_linears(self._model.module)),
         )
 
 

@@ -19,6 +19,7 @@ from loradex.engine.local.attention import NAME, PagedAttention
 from loradex.engine.local.batch import Step
 from loradex.engine.local.linear import LoraLinear
 from loradex.engine.local.packed import PackedEmbedding, PackedLinear, can_pack
+from loradex.engine.local.quantized import QuantizedLinear, check_quantization, quantize, quantized_linears
 from loradex.errors import ConfigInvalid
 
 SERVED_LAYERS = {"full_attention", "sliding_attention"}
@@ -76,7 +77,8 @@ def load(config: EngineConfig, folder: Path, device: torch.device) -> BaseModel:
     """Load the base model and put our parts in.
 
     Raises:
-        ConfigInvalid: it cannot be read, or its architecture is not one that can be served.
+        ConfigInvalid: it cannot be read, its architecture is not one that can be served, or the device cannot compute
+            with weights that are quantized like this.
     """
     logging.disable_progress_bar()
     dtype = config.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
@@ -89,7 +91,9 @@ def load(config: EngineConfig, folder: Path, device: torch.device) -> BaseModel:
             f"The model in {folder} cannot be loaded: {error}",
             hint="Check that it is a decoder-only model with all its files, in safetensors",
         ) from error
+    check_quantization(config.quantization, module.dtype, device)
     module = module.to(device).eval().requires_grad_(False)
+    quantize(module, config.quantization)
     vocab_size = module.get_input_embeddings().num_embeddings
     probe = [(7919 * i + 17) % vocab_size for i in range(24)]
     with torch.inference_mode():
@@ -107,6 +111,13 @@ def load(config: EngineConfig, folder: Path, device: torch.device) -> BaseModel:
 
 
 def _refuse_unserved(config: PreTrainedConfig) -> None:
+    given = getattr(config, "quantization_config", None)
+    if given is not None:
+        method = given.get("quant_method") if isinstance(given, dict) else getattr(given, "quant_method", None)
+        raise ConfigInvalid(
+            f"The checkpoint is quantized already ({method or 'by a method it does not name'}), which is not served",
+            hint="Give the model that it was made from, and `--quantization int8` or `int4`",
+        )
     text = config.get_text_config(decoder=True)
     strange = set(getattr(text, "layer_types", None) or ()) - SERVED_LAYERS
     if config.is_encoder_decoder or strange:
@@ -133,7 +144,7 @@ def _pack(module: PreTrainedModel) -> None:
     head = module.get_output_embeddings()
     if tied and isinstance(head, PackedLinear) and head.blocks is not None:
         module.set_input_embeddings(PackedEmbedding(head))
-    if found:
+    if found or quantized_linears(module):
         # What is left still lies in the mapped checkpoint, and would keep all of it in memory.
         for tensor in (*module.parameters(), *module.buffers()):
             tensor.data = tensor.data.clone()
@@ -145,7 +156,7 @@ def _swap_linears(module: PreTrainedModel, slots: int, step: Step) -> dict[str, 
     found = [
         (name, linear)
         for name, linear in module.named_modules()
-        if isinstance(linear, nn.Linear | PackedLinear | Conv1D) and linear is not head
+        if isinstance(linear, nn.Linear | PackedLinear | QuantizedLinear | Conv1D) and linear is not head
     ]
     wrapped = {}
     for name, linear in found:

@@ -28,6 +28,7 @@ class ModelReply(BaseModel):
     path: str
     architecture: str
     dtype: str
+    quantization: str
     device: str
     vocab_size: int
     max_model_len: int

@@ -1,0 +1,99 @@
+"""Linears of a quantized base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
+
+from loradex.engine.local.rounding import Rounded, round_weight
+from loradex.errors import ConfigInvalid
+
+Product = Callable[[torch.Tensor], torch.Tensor]
+"""What `forward` of a linear does: input `[..., in_features]` to output `[..., out_features]`, bias included."""
+
+_ROUTERS = ("gate", "router")
+
+
+class QuantizedLinear(nn.Module):
+    """A linear whose weights are kept as codes and scales.
+
+    Its first `product` writes the weights out at every call and multiplies densely: slow, right on every device, and
+    what the products of `panels` and `quantized_cuda` are checked against at each start. `rounded` is there until one
+    took it. `weight` has the shape and dtype of the original and no data, for model code that asks.
+    """
+
+    def __init__(self, linear: nn.Linear | Conv1D, method: str) -> None:
+        super().__init__()
+        weight = linear.weight.detach().t() if isinstance(linear, Conv1D) else linear.weight.detach()
+        self.out_features, self.in_features = weight.shape
+        self.bias = linear.bias
+        self.weight = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
+        rounded = round_weight(weight, method)
+        self.nbytes = rounded.nbytes
+        self.product: Product = partial(_dense, rounded, self.bias)
+        self.rounded: Rounded | None = rounded
+
+    def take(self, make: Callable[[Rounded, torch.Tensor | None], tuple[Product, int] | None]) -> None:
+        """Let `make` make a better product of weights and bias, and the bytes it keeps them in; ours are freed then."""
+        made = None if self.rounded is None else make(self.rounded, self.bias)
+        if made is not None:
+            (self.product, self.nbytes), self.rounded = made, None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x W^T + b` for the rounded W; `x` is `[..., in_features]`."""
+        return self.product(x)
+
+
+def _dense(rounded: Rounded, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
+    return functional.linear(x, rounded.values(x.dtype), bias)
+
+
+def quantize(module: nn.Module, method: str) -> None:
+    """Replace every linear of a model, one after another, by a quantized one; `none` changes nothing.
+
+    The output head too: it is a fourth of what a step of a small model reads. In `int4` it keeps 8 bits, for its
+    rounding goes straight into the logits. A tied embedding stays as it is, and so do the routers of experts.
+    """
+    if method == "none":
+        return
+    head = module.get_output_embeddings()
+    for name, linear in list(module.named_modules()):
+        if type(linear) in (nn.Linear, Conv1D) and name.rpartition(".")[2] not in _ROUTERS:
+            chosen = "int8" if linear is head and method == "int4" else method
+            module.set_submodule(name, QuantizedLinear(linear, chosen))
+
+
+def quantized_linears(module: nn.Module) -> list[QuantizedLinear]:
+    """Return every quantized linear of a model."""
+    return [each for each in module.modules() if isinstance(each, QuantizedLinear)]
+
+
+def check_quantization(method: str, dtype: torch.dtype, device: torch.device) -> None:
+    """Refuse what the device cannot compute.
+
+    Raises:
+        ConfigInvalid: fp8 without a card that multiplies it, or int4 on a card without its kernel.
+    """
+    least = {"int4": (8, 0), "fp8": (8, 9)}.get(method)
+    if method == "fp8" and device.type != "cuda":
+        raise ConfigInvalid(
+            f"fp8 weights are not computed on {device.type}", hint="Use `--quantization int8` or `int4` here"
+        )
+    if least is None or device.type != "cuda":
+        return
+    if dtype is not torch.bfloat16:
+        raise ConfigInvalid(
+            f"{method} weights need bfloat16 on a GPU, not {str(dtype).removeprefix('torch.')}",
+            hint="Add `--dtype bfloat16`",
+        )
+    found = torch.cuda.get_device_capability(device)
+    if found < least:
+        raise ConfigInvalid(
+            f"{method} weights need compute capability {least[0]}.{least[1]}; {device} has {found[0]}.{found[1]}",
+            hint="Use `--quantization int8`, which saves memory on every GPU",
+        )

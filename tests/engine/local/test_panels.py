@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("numba")
+
+from loradex.engine.local import panels
+from loradex.engine.local.panels import Panels, Scratch
+from loradex.engine.local.rounding import round_weight
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+"""As a share of the largest output: for sums of 160 products, and for bfloat16's eight bits."""
+
+
+def made(
+    method: str, dtype: torch.dtype, out: int = 130, width: int = 160, *, bias: bool = True
+) -> tuple[Panels, torch.Tensor, torch.Tensor]:
+    """Return panels, the weights that they mean, and the bias."""
+    torch.manual_seed(3)
+    rounded = round_weight(torch.randn(out, width), method)
+    added = torch.randn(out).to(dtype) if bias else torch.zeros(out, dtype=dtype)
+    return Panels(rounded, added if bias else None, dtype, Scratch()), rounded.values(torch.float32), added.float()
+
+
+def compare(panels: Panels, weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor) -> None:
+    y = panels.product(x)
+    assert (y.dtype, y.shape, y.is_contiguous()) == (x.dtype, (*x.shape[:-1], len(weight)), True)
+    exact = x.double() @ weight.double().t() + bias.double()
+    assert (y.double() - exact).abs().max() <= TOLERANCE[x.dtype] * exact.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("method", ["int8", "int4"])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 16, 65])
+def test_the_product_is_that_of_the_values(rows: int, method: str, dtype: torch.dtype) -> None:
+    x = torch.randn(1, rows, 160).to(dtype)
+    compare(*made(method, dtype), x)
+    compare(*made(method, dtype, out=64, bias=False), x)
+
+
+@pytest.mark.parametrize("method", ["int8", "int4"])
+@pytest.mark.parametrize("dense", [torch.float32, torch.bfloat16])
+def test_many_rows_in_parts_and_in_either_dense_dtype(
+    method: str, dense: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panels, "dense_dtype", lambda dtype: dense)
+    monkeypatch.setattr(panels, "SCRATCH", 64 * 160)
+    monkeypatch.setattr(panels, "_NARROW", {dense: 0})
+    compare(*made(method, torch.bfloat16), torch.randn(5, 160).bfloat16())
+
+
+@pytest.mark.parametrize("method", ["int8", "int4"])
+def test_a_row_is_the_same_alone_and_among_others(method: str) -> None:
+    own, _, _ = made(method, torch.float32)
+    x = torch.randn(8, 160)
+    if method == "int8":
+        assert torch.equal(own.product(x[5:6]), own.product(x)[5:6])
+    torch.testing.assert_close(own.product(x[5:6]), own.product(x)[5:6], atol=1e-4, rtol=0)
+
+
+def test_inputs_of_any_number_and_rows_that_are_not_contiguous() -> None:
+    own, weight, bias = made("int8", torch.float32, out=1, width=33)
+    compare(own, weight, bias, torch.randn(33, 3).t())
+
+
+def test_a_nan_stays_one_and_spoils_no_other_row() -> None:
+    own, _, _ = made("int4", torch.bfloat16)
+    x = torch.ones(3, 160, dtype=torch.bfloat16)
+    x[1, 7] = float("nan")
+    y = own.product(x)
+    assert y[1].isnan().all()
+    assert not y[[0, 2]].isnan().any()
+
+
+@pytest.mark.parametrize(("method", "share"), [("int8", 0.53), ("int4", 0.30)])
+def test_weights_are_kept_once(method: str, share: float) -> None:
+    own, weight, _ = made(method, torch.bfloat16, out=256, width=512)
+    assert own.nbytes < share * 2 * weight.numel()
