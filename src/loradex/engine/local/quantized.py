@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from loradex.engine.local.rounding import Rounded, round_weight
@@ -53,7 +54,7 @@ def _dense(rounded: Rounded, bias: torch.Tensor | None, x: torch.Tensor) -> torc
     return functional.linear(x, rounded.values(x.dtype), bias)
 
 
-def quantize(module: nn.Module, method: str) -> None:
+def quantize(module: PreTrainedModel, method: str) -> None:
     """Replace every linear of a model, one after another, by a quantized one; `none` changes nothing.
 
     The output head too: it is a fourth of what a step of a small model reads. In `int4` it keeps 8 bits, for its
@@ -61,7 +62,7 @@ def quantize(module: nn.Module, method: str) -> None:
     """
     if method == "none":
         return
-    head = module.get_output_embeddings()
+    head = module.get_output_embeddings()  # type: ignore[no-untyped-call]
     for name, linear in list(module.named_modules()):
         if type(linear) in (nn.Linear, Conv1D) and name.rpartition(".")[2] not in _ROUTERS:
             chosen = "int8" if linear is head and method == "int4" else method

@@ -37,7 +37,7 @@ def _int4(rounded: Rounded, bias: torch.Tensor | None) -> tuple[Product, int]:
     scales = scales.transpose(0, 1).to(torch.bfloat16).contiguous()
 
     def product(x: torch.Tensor) -> torch.Tensor:
-        y = torch.ops.aten._weight_int4pack_mm(x.reshape(-1, in_features), packed, GROUP, scales)
+        y: torch.Tensor = torch.ops.aten._weight_int4pack_mm(x.reshape(-1, in_features), packed, GROUP, scales)
         return (y if bias is None else y + bias).view(*x.shape[:-1], out_features)
 
     return product, packed.nbytes + scales.nbytes

@@ -47,7 +47,7 @@ def round_weight(weight: torch.Tensor, method: str) -> Rounded:
         method = "int8"
     bits, rounding = _METHODS[method]
     rows = max(1, _BLOCK // weight.shape[1])
-    parts = [rounding(part.detach().to(torch.float32)) for part in weight.split(rows)]
+    parts = [rounding(part.detach().to(torch.float32)) for part in torch.split(weight, rows)]
     return Rounded(torch.cat([codes for codes, _ in parts]), torch.cat([scales for _, scales in parts]), bits)
 
 
