@@ -141,6 +141,8 @@ class Loop:
         reason: LoradexError = EngineStopped("The engine was stopped")
         try:
             while not self._stopping:
+                if self._scheduler.idle:
+                    self._runner.pause()
                 self._receive(block=self._scheduler.idle)
                 if not self._stopping and not self._scheduler.idle:
                     self._tell(self._step())

@@ -14,6 +14,7 @@ from loradex.engine.local.model import BaseModel
 from loradex.engine.local.plan import Chunk, StepPlan
 from loradex.engine.local.sampler import Choice, sample
 from loradex.engine.local.slots import Slots
+from loradex.engine.local.team import dismiss
 
 NARROW = 16
 """Rows up to which a segment is the LoRA kernel's; beyond, two matrix products are faster."""
@@ -51,6 +52,10 @@ class Runner:
         slot = self.slots.free(digest)
         for linear in self.model.linears.values():
             linear.put(slot, None)
+
+    def pause(self) -> None:
+        """Give back what computes beside this thread, until the next step: others in this process may need the cores."""
+        dismiss()
 
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> dict[str, Choice]:

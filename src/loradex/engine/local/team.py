@@ -5,7 +5,7 @@ for the next one. OpenMP's compilers call `GOMP_parallel`; so do we, in the libr
 
 Each thread that computes together with others has helpers of its own in that library, and keeps them. Once all of them
 are more than the cores, helpers no longer spin but sleep, and must be woken for every operation: a step of one row took
-1.25 times as long. So only the engine's thread may keep helpers; others work `alone`, or `dismiss` theirs.
+1.25 times as long. So only the thread of an engine at work may keep helpers; others work `alone`, or `dismiss` theirs.
 """
 
 from __future__ import annotations
