@@ -54,7 +54,7 @@ class Runner:
             linear.put(slot, None)
 
     def pause(self) -> None:
-        """Give back what computes beside this thread, until the next step: others in this process may need the cores."""
+        """Give back the threads that compute beside this one: others in the process may need the cores."""
         dismiss()
 
     @torch.inference_mode()
