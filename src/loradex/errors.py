@@ -16,6 +16,7 @@
     ├── AdapterInvalid             400  the adapter cannot be served; carries every problem
     ├── AdapterTooLarge            400  larger than the memory for adapters
     ├── AdapterDamaged             500  stored files are gone or differ from their digest
+    ├── SourceFailed               502  a hub, bucket or web server could not be read
     ├── Overloaded                 503  no room now; a later try may succeed
     ├── EngineFailed               500  the engine broke on this request
     ├── EngineStopped              503  the engine is not running
@@ -181,6 +182,14 @@ class AdapterDamaged(LoradexError):
     code = "adapter_damaged"
     status = 500
     default_hint = "Add the adapter again from its source: `loradex adapter add NAME PATH`"
+
+
+class SourceFailed(LoradexError):
+    """A hub, bucket or web server from which an adapter was to come cannot be reached, or refuses."""
+
+    code = "source_failed"
+    status = 502
+    default_hint = "Check the address, the network and the credentials of this machine, then try again"
 
 
 class Overloaded(LoradexError):

@@ -18,6 +18,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from loradex.engine.config import EngineConfig
 from loradex.errors import ConfigInvalid, near
+from loradex.registry.sources.address import located
 
 FILE = "loradex.toml"
 """The file that is read from the working folder when none is named."""
@@ -45,6 +46,7 @@ class ServerConfig:
         admin_keys: API keys that may also change adapters; the name stands in the history. With no key at all the
             server is open.
         allow_dirs: folders from which clients may load adapters.
+        allow_urls: beginnings of addresses from which clients may load adapters, such as `hf://acme`; none by default.
         strict: refuse unknown request fields instead of naming them in a header.
     """
 
@@ -53,6 +55,7 @@ class ServerConfig:
     infer_keys: tuple[str, ...] = ()
     admin_keys: tuple[str, ...] = ()
     allow_dirs: tuple[Path, ...] = ()
+    allow_urls: tuple[str, ...] = ()
     strict: bool = False
 
 
@@ -65,7 +68,12 @@ class Settings:
         server: the HTTP server.
         engine_name: which engine: `local`, or another that is installed.
         home: folder of the registry: names, versions and adapter files.
-        adapters: adapters that `serve` adds when it starts: name to folder.
+        adapters: adapters that `serve` adds when it starts: name to path or address.
+        max_adapter_size: bytes that are downloaded, unpacked or uploaded for one adapter at most.
+        watch: folders whose entries are adapters, which `serve` adds, and adds again when they change.
+        watch_settle: seconds that an entry of a watched folder must not have changed before it is read.
+        lora_dir: folder in which an unknown `model` is looked for as the sub-folder of that name.
+        resolver: function that knows where the adapter of an unknown `model` lies, as `module:function`.
         adapter_memory: bytes of adapter weights in the engine; None for as many as `max_loras` slots hold.
         adapter_host_memory: bytes of adapter weights kept in host memory for quick loads, where the engine computes on
             a device with memory of its own; None for no limit.
@@ -81,7 +89,12 @@ class Settings:
     server: ServerConfig = field(default_factory=ServerConfig)
     engine_name: str = "local"
     home: Path = Path("~/.loradex")
-    adapters: dict[str, Path] = field(default_factory=dict)
+    adapters: dict[str, str] = field(default_factory=dict)
+    max_adapter_size: int = 4 << 30
+    watch: tuple[Path, ...] = ()
+    watch_settle: float = 2.0
+    lora_dir: Path | None = None
+    resolver: str = ""
     adapter_memory: int | None = 1 << 30
     adapter_host_memory: int | None = 4 << 30
     adapter_ttl: float | None = None
@@ -251,8 +264,8 @@ def _beside(path: Path, kind: Any, value: Any) -> Any:
         return joined(value) if value else value
     if Path in get_args(kind) and isinstance(value, list):
         return [joined(item) for item in value]
-    if Path in get_args(kind) and isinstance(value, dict):
-        return {name: joined(item) for name, item in value.items()}
+    if get_origin(kind) is dict and isinstance(value, dict):
+        return {name: located(item, path.parent) if isinstance(item, str) else item for name, item in value.items()}
     return value
 
 
@@ -321,9 +334,7 @@ def _in_range(key: str, value: Any) -> Any:
 def _expanded(value: Any) -> Any:
     if isinstance(value, Path):
         return value.expanduser()
-    if isinstance(value, tuple):
-        return tuple(_expanded(item) for item in value)
-    return {name: _expanded(item) for name, item in value.items()} if isinstance(value, dict) else value
+    return tuple(_expanded(item) for item in value) if isinstance(value, tuple) else value
 
 
 def _built(values: Mapping[str, Any], sources: Mapping[str, str]) -> Settings:

@@ -69,7 +69,9 @@ class Deck:
         return sum(hold.leases for hold in self.service.residency.states().values())
 
 
-def make_service(tmp: Path, *, max_loras: int = 4, tokens_per_second: float = 0.0) -> tuple[Service, FakeEngine]:
+def make_service(
+    tmp: Path, *, max_loras: int = 4, tokens_per_second: float = 0.0, max_adapter_size: int = 1 << 30
+) -> tuple[Service, FakeEngine]:
     """Make a service that may load from `tmp/adapters`."""
     config = EngineConfig(model=f"models/{BASE}", max_loras=max_loras, max_model_len=MAX_MODEL_LEN)
     engine = FakeEngine(config, tokens_per_second=tokens_per_second)
@@ -80,6 +82,7 @@ def make_service(tmp: Path, *, max_loras: int = 4, tokens_per_second: float = 0.
         max_lora_rank=MAX_RANK,
         max_loras=max_loras,
         allow_dirs=[tmp / "adapters"],
+        max_adapter_size=max_adapter_size,
         max_queue_seconds=0.3,
     )
     return service, engine

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -54,6 +55,7 @@ class Deck:
         busy_seconds: float = 10.0,
         host_tier: bool = False,
         clock: Callable[[], float] | None = None,
+        **rest: Any,
     ) -> None:
         self.folder = tmp / "adapters"
         config = EngineConfig(
@@ -71,6 +73,7 @@ class Deck:
             max_queue_seconds=queue_seconds,
             fair_seconds=fair_seconds,
             **more,
+            **rest,
         )
 
     def files(self, seed: int, *, rank: int = 4, nan: bool = False) -> Path:

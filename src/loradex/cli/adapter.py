@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +17,7 @@ from loradex.core.canary import written
 from loradex.errors import AdapterInvalid
 
 if TYPE_CHECKING:
-    from loradex.client.views import AdapterView, Change
+    from loradex.client.views import AdapterView, Change, InvalidView
 
 app = typer.Typer(
     name="adapter", help="Add, inspect, promote and remove adapters.", no_args_is_help=True, rich_markup_mode=None
@@ -25,7 +26,17 @@ app = typer.Typer(
 FLAGS = (*TARGET, *HOME)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the adapter.", show_default=False)]
-Folder = Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the adapter.", show_default=False)]
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="Folder, archive or GGUF file; hf://owner/name@revision; s3://, gs:// or https:// address.",
+        show_default=False,
+    ),
+]
+Pin = Annotated[
+    str, typer.Option("--sha256", metavar="HEX", help="Refuse any other digest, or archive.", show_default=False)
+]
 Base = Annotated[
     Path | None,
     typer.Option("--base", metavar="DIR", help="Folder of the base model; work without a server.", show_default=False),
@@ -40,13 +51,17 @@ Mode = Annotated[
     app,
     "add",
     flags=FLAGS,
-    examples=("loradex adapter add medical ./medical-lora", "loradex adapter add medical ./medical-v4 --canary 10"),
+    examples=(
+        "loradex adapter add medical ./medical-lora",
+        "loradex adapter add medical hf://acme/medical-lora@v4 --canary 10",
+        "loradex adapter add medical ./medical-lora --upload --url http://gpu-box:8000",
+    ),
 )
 def add(
     out: Output,
     target: Target,
     name: Name,
-    path: Folder,
+    source: Source,
     base: Base = None,
     mode: Mode = "drain",
     replace: Annotated[bool, typer.Option(help="Let a new version take over a name that exists.")] = True,
@@ -54,13 +69,18 @@ def add(
     canary: Annotated[
         float | None, typer.Option("--canary", metavar="PERCENT", help="Serve it to part of the requests only.")
     ] = None,
+    sha256: Pin = "",
+    upload: Annotated[bool, typer.Option("--upload", help="Send the files, to a server that cannot see them.")] = False,
 ) -> None:
     """Check an adapter and serve it under a name, as a new version where the name exists."""
-    verbs = target.adapters(base)
+    how: dict[str, Any] = {"mode": mode, "replace": replace, "allow_pickle": allow_pickle}
+    how |= {"canary": canary, "sha256": sha256}
     with out.progress() as progress:
-        progress("check, store and load", 0.0)
-        place = target.place(path)
-        change = verbs.add(name, place, mode=mode, replace=replace, allow_pickle=allow_pickle, canary=canary)
+        if upload:
+            change = target.client().adapters.upload(name, Path(source), told=progress, **how)
+        else:
+            progress("check, store and load", 0.0)
+            change = target.adapters(base, progress).add(name, target.place(source), **how)
     if canary is None:
         _show_change(out, change)
     else:
@@ -72,14 +92,24 @@ def add(
 @command(app, "ls", flags=FLAGS, examples=("loradex adapter ls", "loradex adapter ls --json"), hidden_alias="list")
 def ls(out: Output, target: Target) -> None:
     """List the adapters."""
-    found = target.adapters().list()
+    verbs = target.adapters()
+    found, invalid = verbs.list(), verbs.invalid()
     out.table(
         ("name", "version", "aliases", "rank", "size", "resident", "running"),
         [_row(each) for each in found],
-        {"adapters": found},
+        {"adapters": found, "invalid": invalid},
         [each.name for each in found],
         empty="No adapters yet. Add one: loradex adapter add NAME PATH",
     )
+    say_invalid(out, invalid)
+
+
+def say_invalid(out: Output, invalid: Sequence[InvalidView]) -> None:
+    """Tell a human what in watched folders cannot be served, and why."""
+    for each in invalid:
+        out.say(f"invalid: {each.name} ({each.path})", style="yellow")
+        for reason in each.problems or (each.message,):
+            out.say(f"  {reason}")
 
 
 @command(app, "show", flags=FLAGS, examples=("loradex adapter show medical", "loradex adapter show medical --json"))
@@ -109,11 +139,11 @@ def show(out: Output, target: Target, name: Name) -> None:
 @command(
     app, "check", flags=FLAGS, examples=("loradex adapter check ./medical-lora", "loradex adapter check ./x --base ./b")
 )
-def check(out: Output, target: Target, path: Folder, base: Base = None) -> None:
+def check(out: Output, target: Target, source: Source, base: Base = None) -> None:
     """Say whether an adapter fits the base model, with every problem and its fix. Nothing is stored."""
-    report = target.adapters(base).check(target.place(path))
+    report = target.adapters(base).check(target.place(source))
     if not report.ok and out.mode != "json":
-        raise AdapterInvalid(f"The adapter at `{path}` cannot be served", report.problems)
+        raise AdapterInvalid(f"The adapter at `{source}` cannot be served", report.problems)
     facts = [
         ("fits", "yes"),
         ("rank", str(report.rank)),

@@ -85,7 +85,7 @@ def _settings(settings: Settings, assets: DemoAssets, home: Path, engine: str, p
     server = replace(settings.server, allow_dirs=(assets.folder,), host="127.0.0.1", infer_keys=(), admin_keys=())
     if port is not None:
         server = replace(server, port=port)
-    adapters = {name: assets.adapter(name) for name in EXPERTS}
+    adapters = {name: str(assets.adapter(name)) for name in EXPERTS}
     return replace(settings, engine=served, server=server, home=home, adapters=adapters, engine_name=engine)
 
 

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loradex.cli.base import named_base, own_base
-from loradex.client.views import AdapterView, Change, HistoryEntry, Pinned, Report, VersionView
+from loradex.client.views import AdapterView, Change, HistoryEntry, InvalidView, Pinned, Report, VersionView
 from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef
 from loradex.errors import AdapterNotFound, ConfigInvalid, Conflict, LoradexError
 from loradex.registry.registry import AdapterRecord, Registry
+from loradex.registry.sources.fetch import pinned
 from loradex.settings import Settings
 
 if TYPE_CHECKING:
     from loradex.core.model import ModelInfo
+    from loradex.engine.base import Progress
 
 
 class Offline:
@@ -26,19 +28,26 @@ class Offline:
         settings: where the registry is, and the largest rank.
         base: folder of the base model, against which `add` and `check` test; without it, the one that the adapter's
             own configuration names is taken where that is a folder here.
+        progress: told how far a download is.
 
     Raises:
         RegistryFailed: from every method, when the store cannot be read or written.
     """
 
-    def __init__(self, settings: Settings, base: Path | None) -> None:
+    def __init__(self, settings: Settings, base: Path | None, progress: Progress | None = None) -> None:
         self._registry = Registry(settings.home)
         self._rank = settings.engine.max_lora_rank
         self._base = base
+        self._limit = settings.max_adapter_size
+        self._progress = progress
 
     def list(self) -> builtins.list[AdapterView]:
         """Return every adapter."""
         return [_view(record) for record in self._registry.list()]
+
+    def invalid(self) -> builtins.list[InvalidView]:
+        """Return nothing: only a server watches folders."""
+        return []
 
     def get(self, name: str) -> AdapterView:
         """Return one adapter. Raises AdapterNotFound."""
@@ -53,6 +62,7 @@ class Offline:
         replace: bool = True,
         allow_pickle: bool = False,
         canary: float | None = None,
+        sha256: str = "",
     ) -> Change:
         """Check and register a version. `mode` has no meaning here: nothing runs.
 
@@ -64,8 +74,16 @@ class Offline:
         before = self._current(name)
         if before is not None and not replace:
             raise Conflict(f"The adapter `{name}` exists", hint="Leave out `--no-replace` to add a new version")
-        base = self._read_base(Path(path))
-        staged = self._registry.stage(Path(path), base, max_rank=self._rank, allow_pickle=allow_pickle)
+        pin = pinned(sha256)
+        with self._registry.fetched(str(path), self._limit, told=self._progress) as found:
+            staged = self._registry.stage(
+                found.path,
+                self._read_base(found.path),
+                max_rank=self._rank,
+                allow_pickle=allow_pickle,
+                origin=found.origin,
+                sha256="" if pin and found.is_file(pin) else pin,
+            )
         try:
             ref = self._registry.commit(name, staged, actor=_actor(), serve=canary is None, canary=canary)
         except LoradexError:
@@ -75,7 +93,8 @@ class Offline:
 
     def check(self, path: Path | str) -> Report:
         """Check the adapter at `path` against the base; nothing is registered."""
-        found = self._registry.check(Path(path), self._read_base(Path(path)), max_rank=self._rank)
+        with self._registry.fetched(str(path), self._limit, told=self._progress) as source:
+            found = self._registry.check(source.path, self._read_base(source.path), max_rank=self._rank)
         return Report(
             ok=found.ok,
             digest=found.digest,

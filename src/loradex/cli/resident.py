@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from loradex.cli.adapter import say_invalid
 from loradex.cli.command import TARGET, command
 from loradex.cli.output import Output, human_size, human_time
 from loradex.cli.target import Target
@@ -29,7 +30,7 @@ def register(app: typer.Typer) -> None:
 def ps(out: Output, target: Target) -> None:
     """List the adapters that are in memory now."""
     with target.client() as client:
-        found = client.resident()
+        found, invalid = client.resident(), client.adapters.invalid()
     rows = [
         (
             each.name,
@@ -60,7 +61,14 @@ def ps(out: Output, target: Target) -> None:
         "evicted",
     )
     names = [f"{each.name}@{each.version}" for each in found]
-    out.table(columns, rows, {"resident": found}, names, empty="No adapter is in memory; the first request loads one")
+    out.table(
+        columns,
+        rows,
+        {"resident": found, "invalid": invalid},
+        names,
+        empty="No adapter is in memory; the first request loads one",
+    )
+    say_invalid(out, invalid)
 
 
 def load(out: Output, target: Target, adapter: Reference) -> None:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from loradex.adapters.packs import FOLDER
 from loradex.errors import AdapterInvalid, ConfigInvalid, LoradexError, Problem
+from loradex.registry.sources.address import located
 from loradex.settings import Settings
 
 if TYPE_CHECKING:
     from loradex.engine.base import Progress
+    from loradex.service.lookup import Resolver
     from loradex.service.service import Service
 
 
@@ -40,8 +42,27 @@ def make_service(settings: Settings) -> Service:
         adapter_host_memory=settings.adapter_host_memory,
         adapter_ttl=settings.adapter_ttl,
         allow_dirs=settings.server.allow_dirs,
+        allow_urls=settings.server.allow_urls,
+        max_adapter_size=settings.max_adapter_size,
+        watch=settings.watch,
+        settle_seconds=settings.watch_settle,
+        resolvers=resolvers(settings),
         max_queue_seconds=settings.queue_timeout,
     )
+
+
+def resolvers(settings: Settings) -> list[Resolver]:
+    """Return what is asked for unknown names, in order: the folder first.
+
+    Raises:
+        ConfigInvalid: the resolver cannot be imported, or the folder does not exist.
+    """
+    from loradex.service.lookup import from_folder, from_python
+
+    if settings.lora_dir is not None and not settings.lora_dir.is_dir():
+        raise ConfigInvalid(f"The folder {settings.lora_dir} does not exist", hint="Make it, or drop `--lora-dir`")
+    folder = [from_folder(settings.lora_dir)] if settings.lora_dir is not None else []
+    return [*folder, *([from_python(settings.resolver)] if settings.resolver else [])]
 
 
 async def add_adapters(service: Service, settings: Settings, progress: Progress) -> None:
@@ -54,12 +75,12 @@ async def add_adapters(service: Service, settings: Settings, progress: Progress)
         AdapterInvalid: several were; it has all their problems.
     """
     refused: dict[str, LoradexError] = {}
-    for index, (name, path) in enumerate(settings.adapters.items()):
+    for index, (name, source) in enumerate(settings.adapters.items()):
         progress(f"adapter {name}", 0.0)
         told = partial(_told, progress, f"adapter {name}")
         load = index < settings.engine.max_loras and not service.residency.evictions
         try:
-            await service.adapters.add(name, path.resolve(), load=load, trusted=True, actor="serve", progress=told)
+            await service.adapters.add(name, located(source), load=load, trusted=True, actor="serve", progress=told)
         except LoradexError as error:
             refused[name] = error
         progress(f"adapter {name}", 1.0)
@@ -72,8 +93,8 @@ async def add_adapters(service: Service, settings: Settings, progress: Progress)
         await service.adapters.pin(reference, actor="serve")
 
 
-def _told(progress: Progress, what: str, _: str, share: float) -> None:
-    progress(what, share)
+def _told(progress: Progress, what: str, stage: str, share: float) -> None:
+    progress(f"{what}: {stage}" if stage.startswith("download") else what, share)
 
 
 def _problems(name: str, error: LoradexError) -> list[Problem]:

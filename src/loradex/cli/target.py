@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from loradex.cli.output import Output
 from loradex.errors import AuthenticationFailed, LoradexError, PermissionDenied
+from loradex.registry.sources.address import located
 from loradex.settings import Settings
 
 if TYPE_CHECKING:
     from loradex.cli.offline import Offline
     from loradex.client.client import Adapters, Client
+    from loradex.engine.base import Progress
 
 _USUAL = ("127.0.0.1", 8000)
 _PROBE_SECONDS = 3.0
@@ -33,20 +35,20 @@ class Target:
 
         return Client(self.settings.url or DEFAULT_URL, api_key=self.settings.api_key, timeout=timeout)
 
-    def adapters(self, base: Path | None = None) -> Adapters | Offline:
+    def adapters(self, base: Path | None = None, progress: Progress | None = None) -> Adapters | Offline:
         """Return the verbs of `loradex adapter`. `base` is the base model's folder for work without a server."""
         if self.settings.url or (base is None and self._answers()):
             return self.client().adapters
         from loradex.cli.offline import Offline
 
         self.out.say(f"no server asked: working on the registry in {self.settings.home}", style="dim")
-        return Offline(self.settings, base)
+        return Offline(self.settings, base, progress)
 
-    def place(self, path: Path) -> Path:
-        """Return an adapter's path as the one who reads it finds it: in full, unless that is another machine."""
+    def place(self, source: str) -> str:
+        """Return an adapter's source as the one who reads it finds it: in full, unless that is another machine."""
         from loradex.client.wire import is_loopback
 
-        return path if self.settings.url and not is_loopback(self.settings.url) else path.resolve()
+        return source if self.settings.url and not is_loopback(self.settings.url) else located(source)
 
     def _answers(self) -> bool:
         try:

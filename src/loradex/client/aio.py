@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -11,13 +12,15 @@ import httpx
 
 from loradex.client import wire
 from loradex.client.answer import Answer, Piece
+from loradex.client.packing import packed
 from loradex.client.reply import body, read, unreachable
-from loradex.client.views import AdapterView, Change, HistoryEntry, Info, Report, ResidentView
+from loradex.client.views import AdapterView, Change, HistoryEntry, Info, InvalidView, Report, ResidentView
 from loradex.core.adapter import DEFAULT_ALIAS
 
 T = TypeVar("T")
 Views = list[AdapterView]
 Entries = list[HistoryEntry]
+Invalids = list[InvalidView]
 
 
 class AsyncClient:
@@ -118,10 +121,12 @@ class AsyncClient:
         await reply.aclose()
         raise wire.read_error(reply.status_code, body(reply))
 
-    async def send(self, call: wire.Call[T]) -> T:
-        """Make one call and read its reply."""
+    async def send(self, call: wire.Call[T], content: AsyncIterator[bytes] | None = None) -> T:
+        """Make one call, with `content` in place of a JSON body, and read its reply."""
         try:
-            reply = await self._http.request(call.method, call.path, json=call.body, params=dict(call.params))
+            reply = await self._http.request(
+                call.method, call.path, json=call.body, content=content, params=dict(call.params)
+            )
         except httpx.HTTPError as error:
             raise unreachable(self.url, error) from error
         return read(self.url, call, reply)
@@ -185,6 +190,10 @@ class AsyncAdapters:
         """Return every adapter."""
         return await self._client.send(wire.list_adapters())
 
+    async def invalid(self) -> Invalids:
+        """Return what lies in folders that the server watches and cannot be served."""
+        return await self._client.send(wire.invalid())
+
     async def get(self, name: str) -> AdapterView:
         """Return one adapter with its versions. Raises AdapterNotFound."""
         return await self._client.send(wire.get_adapter(name))
@@ -198,18 +207,45 @@ class AsyncAdapters:
         replace: bool = True,
         allow_pickle: bool = False,
         canary: float | None = None,
+        sha256: str = "",
     ) -> Change:
-        """Register the adapter at `path`, a folder on the server's machine, and serve it under `name`.
+        """Register the adapter at `path`, on the server's machine or an address, and serve it under `name`.
 
         With `drain`, running answers end on the version they began with; with `immediate` they switch too.
         With `canary`, the version gets that percentage of the requests, and the name goes on to mean what it means.
+        With `sha256`, nothing but this digest, or an archive with this SHA-256, is accepted.
 
         Raises:
             AdapterInvalid: it does not fit the base; `problems` has every reason.
-            PathNotAllowed: the folder lies outside what the server allows.
+            PathNotAllowed: the path or address lies outside what the server allows.
             Conflict: the name is taken and `replace` is false.
         """
-        return await self._client.send(wire.add_adapter(name, str(path), mode, replace, allow_pickle, canary))
+        return await self._client.send(
+            wire.add_adapter(name, str(path), wire.adding(mode, replace, allow_pickle, canary, sha256))
+        )
+
+    async def upload(
+        self,
+        name: str,
+        path: Path | str,
+        *,
+        mode: str = "drain",
+        replace: bool = True,
+        allow_pickle: bool = False,
+        canary: float | None = None,
+        sha256: str = "",
+        told: Callable[[str, float], None] | None = None,
+    ) -> Change:
+        """Send the adapter at `path`, a folder, archive or GGUF file of this machine, and serve it under `name`.
+
+        The options are those of `add`; `told` is told how much has been sent. Raises what `add` does.
+
+        Raises:
+            FilesNotFound: there is nothing at `path`.
+            BodyTooLarge: the server takes no adapter of this size.
+        """
+        call = wire.upload(name, wire.adding(mode, replace, allow_pickle, canary, sha256))
+        return await self._client.send(call, _in_turn(packed(Path(path), told)))
 
     async def check(self, path: Path | str) -> Report:
         """Check the adapter at `path` against the base; nothing is registered."""
@@ -242,3 +278,8 @@ class AsyncAdapters:
     async def history(self, name: str) -> Entries:
         """Return every change of an adapter."""
         return await self._client.send(wire.history(name))
+
+
+async def _in_turn(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+        yield piece

@@ -134,3 +134,14 @@ class Info:
     model: Mapping[str, Any]
     limits: Mapping[str, Any]
     stats: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidView:
+    """An entry of a folder that the server watches, which cannot be served, and why."""
+
+    name: str
+    path: str
+    code: str
+    message: str
+    problems: tuple[Problem, ...] = ()

@@ -15,6 +15,7 @@ from loradex.client.views import (
     Change,
     HistoryEntry,
     Info,
+    InvalidView,
     Pinned,
     Report,
     ResidentView,
@@ -101,6 +102,12 @@ def _read_adapters(data: Any, _: Mapping[str, str]) -> list[AdapterView]:
     return [read_adapter(each) for each in rows]
 
 
+def _read_invalid(data: Any, _: Mapping[str, str]) -> list[InvalidView]:
+    rows = (data.get("invalid") if isinstance(data, Mapping) else None) or ()  # an older server has none
+    made = [tuple(_make(errors.Problem, each) for each in row.get("problems") or ()) for row in rows]
+    return [_make(InvalidView, row, problems=problems) for row, problems in zip(rows, made, strict=True)]
+
+
 def _read_nothing(_: Any, __: Mapping[str, str]) -> None:
     return None
 
@@ -119,18 +126,31 @@ def list_adapters() -> Call[list[AdapterView]]:
     return Call("GET", _path("adapters"), _read_adapters)
 
 
+def invalid() -> Call[list[InvalidView]]:
+    """What lies in watched folders and cannot be served."""
+    return Call("GET", _path("adapters"), _read_invalid)
+
+
 def get_adapter(name: str) -> Call[AdapterView]:
     """One adapter."""
     return Call("GET", _path("adapters", name), read_adapter)
 
 
-def add_adapter(
-    name: str, path: str, mode: str, replace: bool, allow_pickle: bool, canary: float | None
-) -> Call[Change]:
+def adding(mode: str, replace: bool, allow_pickle: bool, canary: float | None, sha256: str) -> dict[str, Any]:
+    """How a version is to be registered; what is not asked for is left out, for servers that do not know it."""
+    options: dict[str, Any] = {"mode": mode, "replace": replace, "allow_pickle": allow_pickle}
+    options |= {} if canary is None else {"canary": canary}
+    return options | ({"sha256": sha256} if sha256 else {})
+
+
+def add_adapter(name: str, path: str, options: Mapping[str, Any]) -> Call[Change]:
     """Register a version and serve it, or give it a share of the requests."""
-    body = {"name": name, "path": path, "mode": mode, "replace": replace, "allow_pickle": allow_pickle}
-    body |= {} if canary is None else {"canary": canary}
-    return Call("POST", _path("adapters"), _read_change, body)
+    return Call("POST", _path("adapters"), _read_change, {"name": name, "path": path, **options})
+
+
+def upload(name: str, options: Mapping[str, Any]) -> Call[Change]:
+    """Send an adapter's files and register them; the files are the body."""
+    return Call("PUT", _path("adapters", name, "files"), _read_change, params=options)
 
 
 def check_adapter(path: str) -> Call[Report]:

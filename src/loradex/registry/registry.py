@@ -7,7 +7,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +31,10 @@ from loradex.registry.records import AdapterRecord, HistoryEntry, Meaning, Stage
 from loradex.registry.selecting import check_new_alias, check_new_name, pinned, select, unknown_name
 from loradex.registry.shelf import Shelf
 from loradex.registry.source import find_source
+from loradex.registry.sources.access import EVERYWHERE, Access
+from loradex.registry.sources.brought import brought, check_pin
+from loradex.registry.sources.fetch import Fetched, Upload
+from loradex.registry.sources.room import Room, Told
 from loradex.registry.staging import copy_in
 
 __all__ = ["AdapterRecord", "HistoryEntry", "Registry", "Staged", "VersionRecord"]
@@ -100,11 +104,14 @@ class Registry:
         allow_pickle: bool = False,
         allowed: Sequence[Path] | None = None,
         strict_base: bool = False,
+        origin: str = "",
+        sha256: str = "",
         rest: Callable[[], None] = lambda: None,
     ) -> Staged:
         """Copy an adapter into the store and check the copy; nothing is registered.
 
         Hand the result to `commit` or to `discard`. `allowed` are the folders from which may be read, None for all;
+        `origin` is what is noted as its source where it is not the folder; `sha256`, if given, must be its digest;
         `rest` is called after every piece that is copied.
 
         Raises:
@@ -114,7 +121,7 @@ class Registry:
             RegistryFailed: the copy cannot be written.
         """
         files = find_source(folder, allowed)
-        name = Path(folder).name or str(folder)
+        name = origin or Path(folder).name or str(folder)
         if isinstance(files, AdapterFiles) and (
             (files.pickled and not allow_pickle) or _size(files.weights) > MAX_WEIGHTS_BYTES
         ):
@@ -123,14 +130,31 @@ class Registry:
         with self._copied(files, base, rest) as (temporary, found):
             report = check_examined(found, base, max_rank, strict_base=strict_base)
             report.raise_if_bad(name)
+            check_pin(name, report.digest, sha256)
             self._hold(report.digest, 1)
             try:
                 path = self._blobs.publish(temporary, report.digest)
             except OSError as error:
                 self._hold(report.digest, -1)
                 raise _failed("stored", files, error) from error
-        source = os.fsencode(files.folder).decode("utf-8", "replace")
+        source = os.fsencode(origin or files.folder).decode("utf-8", "replace")
         return Staged(replace(found.adapter, path=path), report, source, base, found.config.raw if found.config else {})
+
+    def fetched(
+        self,
+        source: str | Upload,
+        limit: int,
+        *,
+        access: Access = EVERYWHERE,
+        told: Told | None = None,
+        rest: Callable[[], None] = lambda: None,
+    ) -> AbstractContextManager[Fetched]:
+        """Bring a source of `limit` bytes at most here, for the time of a block. Raises what `brought` does."""
+        return brought(source, lambda what, folder: Room(folder, limit, what, told, rest), self._blobs.staging, access)
+
+    def receiving(self) -> AbstractContextManager[Path]:
+        """Give an empty folder of the store for what a client sends; it is gone after the block, or when we are."""
+        return self._blobs.staging()
 
     def discard(self, staged: Staged) -> None:
         """Remove the files of what will not be committed, unless a version, or another `stage`, needs them."""

@@ -7,6 +7,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,13 +36,13 @@ def copy_in(
     """
     if isinstance(files, ForeignFiles):
         return _convert_in(files, folder, base)
-    with _opened(files.config) as file:
+    with opened(files.config) as file:
         config = file.read(MAX_CONFIG_BYTES + 1)  # one more than is accepted: the check then says so
     with (folder / CONFIG).open("xb") as target:
         target.write(config)
         _finish(target)
     copy = folder / (PICKLED if files.pickled else WEIGHTS)
-    with _opened(files.weights) as file, copy.open("xb") as target:
+    with opened(files.weights) as file, copy.open("xb") as target:
         digest = copy_and_digest(config, file, target, rest)
         _finish(target)
     if files.pickled:
@@ -75,7 +76,7 @@ def _convert_in(files: ForeignFiles, folder: Path, base: ModelInfo) -> str:
 
 def _copy_at_most(source: Path, target: Path, room: int) -> int:
     size = 0
-    with _opened(source) as file, target.open("xb") as copy:
+    with opened(source) as file, target.open("xb") as copy:
         while piece := file.read(CHUNK_BYTES):
             size += len(piece)
             if size > room:
@@ -87,7 +88,8 @@ def _copy_at_most(source: Path, target: Path, room: int) -> int:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BufferedReader]:
+    """Open a regular file whose path has no links in it. Raises FilesNotFound where it cannot be read."""
     try:
         handle = _open_exactly(path)
     except OSError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
@@ -10,7 +9,14 @@ from fastapi import APIRouter, Depends, Query, Response
 from loradex.server.auth import Actor, may_admin, may_infer
 from loradex.server.body import JsonRoute, ignored
 from loradex.server.state import TheConfig, TheService, refusals
-from loradex.server.wire.adapter import AdapterListReply, AdapterReply, HistoryReply, HistoryRow, ReportReply
+from loradex.server.wire.adapter import (
+    AdapterListReply,
+    AdapterReply,
+    HistoryReply,
+    HistoryRow,
+    InvalidRow,
+    ReportReply,
+)
 from loradex.server.wire.verbs import AddBody, ChangeReply, CheckBody, PromoteBody, RemovedReply, RollbackBody
 
 router = APIRouter(prefix="/api", tags=["Adapters"], route_class=JsonRoute)
@@ -21,10 +27,13 @@ INFER = [Depends(may_infer)]
 @router.get("/adapters", dependencies=INFER, responses=refusals(503))
 async def list_adapters(service: TheService) -> AdapterListReply:
     """List every adapter for this base, with its versions and where their weights are."""
-    return AdapterListReply(adapters=[AdapterReply.of(view) for view in await service.adapters.list()])
+    return AdapterListReply(
+        adapters=[AdapterReply.of(view) for view in await service.adapters.list()],
+        invalid=[InvalidRow.of(entry) for entry in service.watcher.invalid],
+    )
 
 
-@router.post("/adapters", dependencies=ADMIN, responses=refusals(400, 403, 404, 409, 503))
+@router.post("/adapters", dependencies=ADMIN, responses=refusals(400, 403, 404, 409, 502, 503))
 async def add_adapter(
     body: AddBody, response: Response, service: TheService, config: TheConfig, actor: Actor
 ) -> ChangeReply:
@@ -32,21 +41,22 @@ async def add_adapter(
     response.headers.update(ignored(body, config.strict))
     change = await service.adapters.add(
         body.name,
-        body.folder,
+        body.path,
         mode=body.mode,
         replace=body.replace,
         allow_pickle=body.allow_pickle,
+        sha256=body.sha256,
         canary=body.canary,
         actor=actor,
     )
     return ChangeReply.of(change)
 
 
-@router.post("/adapters:check", dependencies=ADMIN, responses=refusals(400, 403, 404))
+@router.post("/adapters:check", dependencies=ADMIN, responses=refusals(400, 403, 404, 502))
 async def check_adapter(body: CheckBody, response: Response, service: TheService, config: TheConfig) -> ReportReply:
     """Say whether the adapter at a path could be served, and every reason why not. Registers nothing."""
     response.headers.update(ignored(body, config.strict))
-    return ReportReply.of(await service.adapters.check(Path(body.path)))
+    return ReportReply.of(await service.adapters.check(body.path))
 
 
 @router.get("/adapters/{name}", dependencies=INFER, responses=refusals(400, 404))

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from loradex import __version__
-from loradex.server import adapters, chat, completions, errors, models, resident, rollout, system, vllm_compat
+from loradex.server import adapters, chat, completions, errors, models, resident, rollout, system, uploads, vllm_compat
 from loradex.server.auth import Authenticate, Keys
 from loradex.server.middleware import BodyLimit, Edge
 from loradex.service.service import Service
@@ -36,10 +36,10 @@ def create_app(service: Service, config: ServerConfig) -> FastAPI:
     app.state.config = config
     app.state.open = True
     errors.install(app)
-    for part in (chat, completions, models, vllm_compat, adapters, rollout, resident, system):
+    for part in (chat, completions, models, vllm_compat, adapters, uploads, rollout, resident, system):
         app.include_router(part.router)
     # The last one added is the outermost.
     app.add_middleware(Authenticate, keys=Keys(config.infer_keys, config.admin_keys))
-    app.add_middleware(BodyLimit)
+    app.add_middleware(BodyLimit, upload=service.max_adapter_size)
     app.add_middleware(Edge)
     return app

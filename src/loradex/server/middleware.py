@@ -19,6 +19,9 @@ log = structlog.get_logger("loradex.server")
 MAX_BODY = 32 << 20
 """Bytes of a request body: far above any prompt that fits a context."""
 
+_UPLOAD = re.compile(r"/api/adapters/[^/]+/files")
+"""Where adapters are sent: straight to disk, so that they may be larger."""
+
 _SANE = re.compile(r"[!-~]{1,128}")
 
 _QUIET = frozenset({"/health", "/ready", "/metrics"})
@@ -73,17 +76,19 @@ class Edge:
 class BodyLimit:
     """Middleware: refuses bodies that are too large, whether or not they say so beforehand."""
 
-    def __init__(self, app: ASGIApp, limit: int = MAX_BODY) -> None:
+    def __init__(self, app: ASGIApp, limit: int = MAX_BODY, upload: int = MAX_BODY) -> None:
         self._app = app
         self._limit = limit
+        self._upload = upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, counting what it sends."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        said = f"The body is larger than {self._limit} bytes"
+        limit = self._upload if scope["method"] == "PUT" and _UPLOAD.fullmatch(scope["path"]) else self._limit
+        said = f"The body is larger than {limit} bytes"
         length = Headers(scope=scope).get("content-length", "")
-        if length.isdecimal() and int(length) > self._limit:
+        if length.isdecimal() and int(length) > limit:
             return await reply_to(BodyTooLarge(said), scope["state"]["request_id"])(scope, receive, send)
         seen = 0
 
@@ -91,7 +96,7 @@ class BodyLimit:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > self._limit:
+            if seen > limit:
                 # The framework passes this kind on, and turns any other into a 400.
                 raise HTTPException(413, said)
             return message

@@ -40,6 +40,7 @@ _MEANINGS = {
     404: "No such model, adapter, version or alias",
     409: "The name is taken, or another change came first",
     500: "The server failed on this request",
+    502: "The place from which an adapter was to come cannot be read",
     503: "No room now, or the engine is not running",
 }
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -88,9 +87,7 @@ async def load_lora_adapter(body: LoadLoraBody, service: TheService, config: The
     if "\0" in body.lora_path:
         raise Refusal(400, "InvalidUserInput", "`lora_path` holds a null character.")
     try:
-        await service.adapters.add(
-            name, Path(body.lora_path), mode=body.loradex_mode, replace=body.load_inplace, actor=actor
-        )
+        await service.adapters.add(name, body.lora_path, mode=body.loradex_mode, replace=body.load_inplace, actor=actor)
     except Conflict as error:
         said = f"The lora adapter '{name}' has already been loaded."
         more = " If you want to load the adapter in place, set 'load_inplace' to True."

@@ -7,18 +7,17 @@ import builtins
 from collections.abc import Callable, Sequence
 from dataclasses import replace as with_values
 from functools import partial
-from pathlib import Path
 
 from loradex.adapters.check import CheckReport
-from loradex.adapters.rest import Rest
 from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef, Reference, check_name
 from loradex.engine.base import Engine, Progress, Resident
 from loradex.errors import AdapterNotFound, Conflict
-from loradex.registry.records import AdapterRecord, HistoryEntry, Staged, VersionRecord
+from loradex.registry.records import AdapterRecord, HistoryEntry, VersionRecord
 from loradex.registry.registry import Registry
 from loradex.registry.selecting import select
 from loradex.service.ending import to_the_end
 from loradex.service.hold import Hold
+from loradex.service.intake import Asked, Intake, Source
 from loradex.service.names import Names
 from loradex.service.pins import Pins
 from loradex.service.replace import Mode, Plan, Replacer
@@ -45,8 +44,7 @@ class Adapters:
         replacer: Replacer,
         pins: Pins,
         *,
-        max_lora_rank: int,
-        allow_dirs: Sequence[Path],
+        intake: Intake,
         clock: Callable[[], float],
     ) -> None:
         self._registry = registry
@@ -55,76 +53,72 @@ class Adapters:
         self._names = names
         self._replacer = replacer
         self._pins = pins
-        self._max_rank = max_lora_rank
-        self._allow_dirs = tuple(allow_dirs)
+        self._intake = intake
         self._clock = clock
 
     async def add(
         self,
         name: str,
-        path: Path,
+        source: Source,
         *,
         mode: Mode = "drain",
         replace: bool = True,
         load: bool = True,
         trusted: bool = False,
         allow_pickle: bool = False,
+        sha256: str = "",
         canary: float | None = None,
         actor: str = "",
         progress: Progress | None = None,
     ) -> Change:
-        """Register the adapter at `path` under `name`, as its next version, and let new requests use it.
+        """Register the adapter at `source` under `name`, as its next version, and let new requests use it.
 
         Content that the name already has as a version becomes current again, without a new number.
 
         Args:
             name: new, or the name whose next version this is.
-            path: folder of the adapter.
+            source: path of the adapter's folder, file or archive, or its address (`hf://`, `s3://`, `https://` ...).
             mode: for running answers: `drain` lets them finish on the old version, `immediate` switches them.
             replace: whether `name` may exist already.
             load: make it resident at once, beside the old version; else the first request does.
-            trusted: the path comes from the operator: folders other than the allowed ones may be read.
+            trusted: the source comes from the operator: others than the allowed ones may be read.
             allow_pickle: accept `.bin` weights.
+            sha256: refuse all but this digest, or an archive with this SHA-256.
             canary: percent of the requests for the bare name that the version gets; the name goes on to mean what it
                 means. With 0 only requests that name the version reach it.
             actor: who asks, for the history.
-            progress: told how far the engine's preparation of the files is, from any thread.
+            progress: told how far the download and the engine's preparation of the files are, from any thread.
 
         Raises:
             Conflict: the name means the base model, or exists and `replace` is False.
             InvalidRequest: the name is not valid, or has nothing yet beside which there could be a canary.
-            PathNotAllowed, FilesNotFound, AdapterInvalid: about the path and what lies there.
+            PathNotAllowed, FilesNotFound, SourceFailed, AdapterInvalid: about the source and what lies there.
             Overloaded, EngineFailed, AdapterDamaged: see `Replacer.carry_out`; the old version serves on.
         """
         self._check_free(name)
+        asked = Asked(source, trusted, allow_pickle, sha256)
         async with self._names.alone(name):
             old, also = await self._answering(name)
+            stage = partial(self._intake.stage, asked, progress)
             if old is not None and not replace:
                 raise Conflict(f"The adapter `{name}` exists already", hint="Replace it, or choose another name")
             started = self._clock()
-            async with staged(self._registry, self._stage(path, trusted, allow_pickle)) as candidate:
+            async with staged(self._registry, stage) as candidate:
                 seconds = self._clock() - started
                 move = partial(candidate.commit, name, actor, canary)
                 plan = Plan(name, candidate.adapter, move, old, mode, load, progress, also)
                 change = await self._replacer.carry_out(plan)
         return with_values(change, stage_seconds=seconds)
 
-    async def check(self, path: Path, *, trusted: bool = False, allow_pickle: bool = False) -> CheckReport:
-        """Read and check the adapter at `path` without storing anything.
+    async def check(
+        self, source: Source, *, trusted: bool = False, allow_pickle: bool = False, sha256: str = ""
+    ) -> CheckReport:
+        """Read and check the adapter at `source` without storing anything.
 
         Raises:
-            PathNotAllowed, FilesNotFound: about the path.
+            PathNotAllowed, FilesNotFound, SourceFailed: about the source.
         """
-        return await asyncio.to_thread(
-            partial(
-                self._registry.check,
-                path,
-                self._engine.info,
-                max_rank=self._max_rank,
-                allow_pickle=allow_pickle,
-                allowed=None if trusted else self._allow_dirs,
-            )
-        )
+        return await asyncio.to_thread(self._intake.check, Asked(source, trusted, allow_pickle, sha256))
 
     async def list(self) -> list[AdapterView]:
         """Return every name that has versions for this base, disabled ones too."""
@@ -293,17 +287,6 @@ class Adapters:
         except AdapterNotFound:
             return None, ()
         return meaning.ref, tuple(meaning.refs.values())
-
-    def _stage(self, path: Path, trusted: bool, allow_pickle: bool) -> Callable[[], Staged]:
-        return partial(
-            self._registry.stage,
-            path,
-            self._engine.info,
-            max_rank=self._max_rank,
-            allow_pickle=allow_pickle,
-            allowed=None if trusted else self._allow_dirs,
-            rest=Rest(lambda: self._engine.stats().running > 0),
-        )
 
     async def _to_version(
         self,

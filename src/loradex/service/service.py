@@ -11,11 +11,14 @@ from loradex.adapters.adapter import Adapter
 from loradex.core.adapter import AdapterRef
 from loradex.core.model import ModelInfo
 from loradex.engine.base import Engine, Progress
-from loradex.errors import EngineStopped
+from loradex.errors import EngineStopped, ModelNotFound
 from loradex.registry.registry import Registry
+from loradex.registry.sources.access import Access
 from loradex.service.adapters import Adapters
 from loradex.service.budget import Budget
 from loradex.service.generate import Answer, Ask, Generator
+from loradex.service.intake import MAX_ADAPTER_SIZE, Intake
+from loradex.service.lookup import Lookup, Resolver
 from loradex.service.metrics import Metrics
 from loradex.service.names import Names
 from loradex.service.pins import Pins
@@ -23,6 +26,7 @@ from loradex.service.replace import Replacer
 from loradex.service.residency import Residency
 from loradex.service.rollout import Rollout
 from loradex.service.views import ModelCard
+from loradex.service.watch import Watcher
 
 
 class Service:
@@ -36,7 +40,10 @@ class Service:
         max_lora_rank: adapters above it are refused.
         max_loras: slots of the engine, as in its configuration. A replace needs a second slot beside the old version's:
             with one slot only it waits until no answer uses the old version.
-        allow_dirs: folders from which untrusted callers may add adapters.
+        allow_dirs, allow_urls: folders, and beginnings of addresses, from which untrusted callers may add adapters.
+        max_adapter_size: bytes that are downloaded, unpacked or uploaded for one adapter at most.
+        watch: folders whose entries are adapters, taken in when they have not changed for `settle_seconds`.
+        resolvers: asked where the adapter of an unknown name lies.
         adapter_memory: bytes of weights in the engine; None for as many as the slots hold.
         adapter_host_memory: bytes of copies in host memory, where the engine computes on a device with its own; None
             for no limit.
@@ -57,6 +64,11 @@ class Service:
         adapter_host_memory: int | None = None,
         adapter_ttl: float | None = None,
         allow_dirs: Sequence[Path] = (),
+        allow_urls: Sequence[str] = (),
+        max_adapter_size: int = MAX_ADAPTER_SIZE,
+        watch: Sequence[Path] = (),
+        settle_seconds: float = 2.0,
+        resolvers: Sequence[Resolver] = (),
         max_queue_seconds: float = 30.0,
         fair_seconds: float = 1.0,
         clock: Callable[[], float] = time.perf_counter,
@@ -65,6 +77,7 @@ class Service:
         self.engine = engine
         self.max_loras = max_loras
         self.max_lora_rank = max_lora_rank
+        self.max_adapter_size = max_adapter_size
         self.metrics = Metrics()
         pins = Pins()
         self.residency = Residency(
@@ -83,6 +96,7 @@ class Service:
         self._generator = Generator(engine, self._names, self.residency, self.metrics, clock)
         replacer = Replacer(registry, engine, self.residency, self._names, pins, self.metrics, clock)
         self.rollout = Rollout(registry, engine, self._names, replacer, pins)
+        access = Access(tuple(allow_dirs), tuple(allow_urls))
         self.adapters = Adapters(
             registry,
             engine,
@@ -90,10 +104,11 @@ class Service:
             self._names,
             replacer,
             pins,
-            max_lora_rank=max_lora_rank,
-            allow_dirs=allow_dirs,
+            intake=Intake(registry, engine, max_lora_rank, access, max_adapter_size),
             clock=clock,
         )
+        self.watcher = Watcher(self.adapters, watch, settle_seconds, clock)
+        self._lookup = Lookup(self.adapters, tuple(resolvers), clock)
         self._ready = False
 
     @property
@@ -112,18 +127,20 @@ class Service:
         return self._names.base_names
 
     async def start(self, progress: Progress | None = None) -> None:
-        """Start the engine.
+        """Start the engine, and take in what lies in the watched folders.
 
         Raises:
-            ConfigInvalid: the base model cannot be found, read or served.
+            ConfigInvalid: the base model cannot be found, read or served, or a watched folder is not there.
         """
         await self.engine.start(progress)
         self.metrics.watch(self.engine, self.residency)
+        await self.watcher.start()
         self._ready = True
 
     async def stop(self) -> None:
         """Refuse what waits, abort what runs and stop the engine. Does nothing the second time."""
         self._ready = False
+        await self.watcher.stop()
         await self.residency.stop()
         await self.engine.stop()
 
@@ -147,7 +164,8 @@ class Service:
         """Begin an answer. Everything that is wrong with the request is raised here, before any event.
 
         Raises:
-            ModelNotFound: `model` means nothing here.
+            ModelNotFound: `model` means nothing here, and no resolver knows it.
+            AdapterInvalid, FilesNotFound, SourceFailed: a resolver knows it, and it cannot be served.
             InvalidRequest: the prompt is empty, or the conversation cannot be rendered.
             ContextLengthExceeded: prompt, or prompt and `min_tokens`, do not fit the context.
             Overloaded: there was no room for the adapter in time.
@@ -157,6 +175,11 @@ class Service:
         """
         if not self._ready:
             raise EngineStopped("The service is not running")
+        try:
+            return await self._generator.begin(ask)
+        except ModelNotFound:
+            if not await self._lookup.bring(ask.model):
+                raise
         return await self._generator.begin(ask)
 
     async def _read(self, digest: str) -> Adapter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 
 from pydantic import BaseModel
@@ -10,6 +11,7 @@ from loradex.adapters.check import CheckReport
 from loradex.registry.records import HistoryEntry
 from loradex.server.wire.error import ProblemBody
 from loradex.service.views import AdapterView, VersionState
+from loradex.service.watch import Invalid
 
 
 class VersionReply(BaseModel):
@@ -80,10 +82,28 @@ class AdapterReply(BaseModel):
         )
 
 
+class InvalidRow(BaseModel):
+    """An entry of a watched folder that cannot be served, with the error that refused it."""
+
+    name: str
+    path: str
+    code: str
+    message: str
+    problems: list[ProblemBody]
+
+    @classmethod
+    def of(cls, entry: Invalid) -> InvalidRow:
+        """Return the row for an entry."""
+        problems = [ProblemBody(code=each.code, what=each.what, fix=each.fix) for each in entry.problems]
+        path = os.fsencode(entry.path).decode("utf-8", "replace")
+        return cls(name=entry.name, path=path, code=entry.code, message=entry.message, problems=problems)
+
+
 class AdapterListReply(BaseModel):
-    """Every adapter for this base."""
+    """Every adapter for this base, and what watched folders hold that cannot be served."""
 
     adapters: list[AdapterReply]
+    invalid: list[InvalidRow]
 
 
 class ReportReply(BaseModel):

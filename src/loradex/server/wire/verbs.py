@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
@@ -18,7 +17,7 @@ def _folder(value: str) -> str:
 
 
 FolderPath = Annotated[str, Field(max_length=4096), AfterValidator(_folder)]
-"""A path on the server's machine."""
+"""A path on the server's machine, or an address that the server may fetch from."""
 
 Mode = Literal["drain", "immediate"]
 """What happens to running answers: they finish on the version they began with, or switch at their next token."""
@@ -27,21 +26,17 @@ VersionNumber = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
 
 
 class AddBody(Body):
-    """Register the adapter at `path` as the next version of `name`, and serve it."""
+    """Register the adapter at `path`, a path or an address, as the next version of `name`, and serve it."""
 
     name: str
     path: FolderPath
+    sha256: str = Field("", description="Refuse any other digest, or archive")
     mode: Mode = "drain"
     replace: bool = True
     allow_pickle: bool = False
     canary: Annotated[float, Field(ge=0, lt=100)] | None = Field(
         None, description="Percent of the requests that the version gets; the name goes on to mean what it means"
     )
-
-    @property
-    def folder(self) -> Path:
-        """The path."""
-        return Path(self.path)
 
 
 class CheckBody(Body):

@@ -1,0 +1,91 @@
+"""`PUT /api/adapters/{name}/files`: an adapter sent as the body, written to disk as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+from fastapi import APIRouter, Depends, Query, Request
+from starlette.requests import ClientDisconnect
+
+from loradex.errors import InvalidRequest, RegistryFailed
+from loradex.registry.sources.fetch import Upload
+from loradex.server.auth import Actor, may_admin
+from loradex.server.errors import ClientGone
+from loradex.server.state import TheService, refusals
+from loradex.server.wire.verbs import ChangeReply, Mode
+
+router = APIRouter(prefix="/api", tags=["Adapters"])
+
+_WRITE_BYTES = 1 << 20
+
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+@router.put(
+    "/adapters/{name}/files",
+    dependencies=[Depends(may_admin)],
+    responses=refusals(400, 403, 409, 503),
+    openapi_extra=_BODY,
+)
+async def upload_adapter(
+    name: str,
+    request: Request,
+    service: TheService,
+    actor: Actor,
+    mode: Mode = "drain",
+    replace: bool = True,
+    allow_pickle: bool = False,
+    sha256: str = "",
+    canary: Annotated[float | None, Query(ge=0, lt=100)] = None,
+) -> ChangeReply:
+    """Register the adapter in the body as the next version of `name`: a zip, tar or tar.gz of its folder, or GGUF.
+
+    It is checked, registered, loaded and served as if it had been added from a folder.
+    """
+    with service.registry.receiving() as folder:
+        upload = await _received(request, folder / "upload")
+        change = await service.adapters.add(
+            name,
+            upload,
+            mode=mode,
+            replace=replace,
+            allow_pickle=allow_pickle,
+            sha256=sha256,
+            canary=canary,
+            actor=actor,
+        )
+    return ChangeReply.of(change)
+
+
+async def _received(request: Request, path: Path) -> Upload:
+    """Write the body to `path`. What is larger than may be is refused by the middleware that counts it."""
+    digest, size, pending = hashlib.sha256(), 0, bytearray()
+
+    def write(file: BinaryIO) -> None:
+        file.write(pending)
+        digest.update(pending)
+        pending.clear()
+
+    try:
+        with path.open("xb") as file:
+            async for piece in request.stream():
+                size += len(piece)
+                pending += piece
+                if len(pending) >= _WRITE_BYTES:
+                    await asyncio.to_thread(write, file)
+            await asyncio.to_thread(write, file)
+    except ClientDisconnect as error:
+        raise ClientGone from error
+    except OSError as error:
+        raise RegistryFailed(f"The upload could not be written: {error.strerror or error}") from error
+    if not size:
+        raise InvalidRequest("The body is empty", hint="Send it like `curl -T adapter.tar.gz URL`")
+    return Upload(path, digest.hexdigest())
