@@ -49,8 +49,8 @@ def test_settings_made_directly_read_nothing(monkeypatch: pytest.MonkeyPatch) ->
         ("server.port", "0", 0),
         ("server.infer_keys", "a,b", ("a", "b")),
         ("server.allow_dirs", "/a:/b", (Path("/a"), Path("/b"))),
-        ("adapters", "a=x,b=y=z", {"a": Path("x"), "b": Path("y=z")}),
-        ("adapters", '{"a": "x"}', {"a": Path("x")}),
+        ("adapters", "a=x,b=y=z", {"a": "x", "b": "y=z"}),
+        ("adapters", '{"a": "x"}', {"a": "x"}),
     ],
 )
 def test_environment_values(key: str, text: str, value: Any) -> None:
@@ -62,7 +62,7 @@ def test_environment_values(key: str, text: str, value: Any) -> None:
 
 def test_adapters_as_vllm_writes_them() -> None:
     settings = Settings.read({"adapters": ["a=x", '{"name": "b", "path": "y"}']}, environ={})
-    assert settings.adapters == {"a": Path("x"), "b": Path("y")}
+    assert settings.adapters == {"a": "x", "b": "y"}
 
 
 @pytest.mark.parametrize("items", [["a"], ["=x"], ["a="], ["a=x", "a=y"], ['{"name": "a"}'], ["{"]])
@@ -116,12 +116,12 @@ def test_paths_of_a_file_are_beside_it(tmp_path: Path) -> None:
     folder = tmp_path / "etc"
     folder.mkdir()
     (folder / "x.toml").write_text(
-        'home = "data"\n[adapters]\na = "a"\n[server]\nallow_dirs = ["b", "/c"]\n'
+        'home = "data"\n[adapters]\na = "a"\nb = "hf://acme/b@v1"\n[server]\nallow_dirs = ["b", "/c"]\n'
         '[engine]\nmodel = "m"\npack_dir = "p"\n'
     )
     settings = Settings.read(config=folder / "x.toml", environ={})
     assert settings.home == folder / "data"
-    assert settings.adapters == {"a": folder / "a"}
+    assert settings.adapters == {"a": str(folder / "a"), "b": "hf://acme/b@v1"}
     assert settings.server.allow_dirs == (folder / "b", Path("/c"))
     assert settings.engine.model == "m"
     assert settings.engine.pack_dir == folder / "p"

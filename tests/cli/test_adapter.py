@@ -23,7 +23,7 @@ def test_the_life_of_an_adapter(loradex: Loradex, deck: Deck) -> None:
     actions = [each["action"] for each in loradex("adapter", "history", "medical", "--json").json["history"]]
     assert actions == ["promote", "rollback", "add", "add"]
     assert loradex("adapter", "rm", "medical").out == "removed medical\n"
-    assert loradex("adapter", "ls", "--json").json == {"adapters": []}
+    assert loradex("adapter", "ls", "--json").json == {"adapters": [], "invalid": []}
 
 
 def test_no_adapters_yet(loradex: Loradex, deck: Deck) -> None:
@@ -61,7 +61,7 @@ def test_check_says_yes_or_no_in_json_and_by_exit_code(loradex: Loradex, deck: D
         (["adapter", "add", "x", "."], 1, "--allow-dir"),
         (["adapter", "add", "no/good", "."], 2, "no/good"),
         (["adapter", "promote", "x", "one"], 2, "VERSION"),
-        (["adapter", "add", "x"], 2, "PATH"),
+        (["adapter", "add", "x"], 2, "SOURCE"),
         (["adapter", "rollback", "x", "--mode", "sometimes"], 2, "mode"),
     ],
 )

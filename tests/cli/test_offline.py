@@ -44,7 +44,7 @@ def test_the_life_of_an_adapter(loradex: Loradex, base: Path, tmp_path: Path) ->
     assert loradex("adapter", "history", "medical", "--json").json["history"][0]["note"] == "1=10 2=90"
     assert loradex("adapter", "canary", "medical", "--end").out == "medical is version 2\n"
     assert loradex("adapter", "rm", "medical").code == 0
-    assert loradex("adapter", "ls", "--json").json == {"adapters": []}
+    assert loradex("adapter", "ls", "--json").json == {"adapters": [], "invalid": []}
 
 
 def test_the_base_that_the_adapter_names_is_taken_where_it_is_here(
@@ -63,7 +63,7 @@ def test_a_misfit_is_refused_and_nothing_is_stored(loradex: Loradex, base: Path,
     broken = save_adapter(tmp_path / "broken", broken=True)
     assert loradex("adapter", "check", broken, "--base", base, "--json").json["ok"] is False
     assert loradex("adapter", "add", "x", broken, "--base", base).code == 1
-    assert loradex("adapter", "ls", "--json").json == {"adapters": []}
+    assert loradex("adapter", "ls", "--json").json == {"adapters": [], "invalid": []}
 
 
 def test_a_taken_name_is_a_conflict_on_request(loradex: Loradex, base: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ def test_ps_load_unload(loradex: Loradex, deck: Deck) -> None:
     assert "medical" in loradex("ps").out
     assert loradex("ps", "-q").out == "medical@1\n"
     assert loradex("unload", "medical", "--json").json == {"unloaded": "medical"}
-    assert loradex("ps", "--json").json == {"resident": []}
+    assert loradex("ps", "--json").json == {"resident": [], "invalid": []}
     assert loradex("load", "medical@1", "-q").out == "medical@1\n"
     assert loradex("load", "nobody").code == 3
     assert loradex("pin", "medical", "-q").out == "medical@1\n"

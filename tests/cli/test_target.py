@@ -44,5 +44,5 @@ def test_without_a_server_the_registry_is_opened_here(monkeypatch: pytest.Monkey
 def test_paths_are_full_unless_the_server_is_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     for url in ("", "http://127.0.0.1:1", "http://localhost:1"):
-        assert Target(Settings(url=url), Output()).place(Path("x")) == tmp_path / "x"
-    assert Target(Settings(url="http://gpu.example:8000"), Output()).place(Path("x")) == Path("x")
+        assert Target(Settings(url=url), Output()).place("x") == str(tmp_path / "x")
+    assert Target(Settings(url="http://gpu.example:8000"), Output()).place("x") == "x"

@@ -13,7 +13,7 @@ async def test_an_adapter_is_added_shown_and_listed(app: App) -> None:
     assert change["version"] == 1
     assert change["previous"] is None
     view = (await app.client.get("/api/adapters/medical")).json()
-    assert (await app.client.get("/api/adapters")).json() == {"adapters": [view]}
+    assert (await app.client.get("/api/adapters")).json() == {"adapters": [view], "invalid": []}
     assert (view["name"], view["enabled"], view["current"], view["aliases"]) == ("medical", True, 1, {})
     version = view["versions"][0]
     assert (version["digest"], version["rank"], version["modules"]) == (change["digest"], 4, ["q_proj", "v_proj"])
@@ -46,7 +46,7 @@ async def test_a_check_lists_every_problem_and_registers_nothing(app: App) -> No
     assert {"rank_too_large", "not_finite"} <= {problem["code"] for problem in report["problems"]}
     assert all(problem["fix"] for problem in report["problems"])
     assert "another" in report["warnings"][0]
-    assert (await app.client.get("/api/adapters")).json() == {"adapters": []}
+    assert (await app.client.get("/api/adapters")).json() == {"adapters": [], "invalid": []}
 
 
 async def test_a_refused_adapter_is_a_400_with_its_problems(app: App) -> None:

@@ -15,7 +15,8 @@ def test_paths_become_whole_and_addresses_stay(tmp_path: Path, monkeypatch: pyte
     assert located("medical") == str(tmp_path / "medical")
     assert located("../x", tmp_path / "inner") == str(tmp_path / "x")
     assert located("acme/medical") == str(tmp_path / "acme/medical")
-    assert located("acme/legal@v1") == "hf://acme/legal@v1"
+    assert located("acme/legal") == str(tmp_path / "acme/legal")  # rather a slip than the Hub
+    assert located("other/legal@v1") == "hf://other/legal@v1"
     assert located("./acme/legal") == str(tmp_path / "acme/legal")
     assert located("s3://bucket/a/") == "s3://bucket/a/"
 

@@ -24,9 +24,10 @@ def is_short(source: str) -> bool:
 def located(source: str, folder: Path | None = None) -> str:
     """Return a source as it means the same from any folder: paths in full, addresses as they are.
 
-    A relative path counts from `folder`, or from the working folder. `owner/name` is on the Hub where no such path is.
+    A relative path counts from `folder`, or from the working folder. `owner/name` is on the Hub, unless there is a
+    folder `owner`.
     """
     if not source or is_url(source):
         return source
     path = os.path.abspath(os.path.join(folder or "", os.path.expanduser(source)))
-    return f"hf://{source}" if is_short(source) and not os.path.lexists(path) else path
+    return f"hf://{source}" if is_short(source) and not os.path.lexists(os.path.dirname(path)) else path

@@ -113,7 +113,7 @@ def unpacked(upload: Upload, make_room: MakeRoom) -> Fetched:
 def _local(source: str, make_room: MakeRoom, access: Access) -> Fetched:
     try:
         path = Path(os.path.realpath(source)) if access.folders is None else contained(source, access.folders)
-        there = path.exists()
+        there = path.exists() or path.parent.exists()
     except PathNotAllowed:
         if not _on_hub(source, access):
             raise
