@@ -51,6 +51,7 @@ def _opened(url: str) -> tuple[Any, str]:
     except ImportError as error:
         package, extra = EXTRAS.get(scheme, ("fsspec", "s3"))
         raise MissingExtra(package, extra) from error
+    system.invalidate_cache()  # fsspec remembers listings for the whole process, and buckets change
     return system, path
 
 
