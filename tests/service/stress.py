@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loradex.core.adapter import AdapterRef
 from loradex.core.event import Delta, Finished
 from loradex.core.mix import Mix
 from loradex.core.sampling import Sampling
@@ -27,12 +26,12 @@ PROMPTS = ("hello", "what is a lease", "one two three four")
 EXPECTED = (Overloaded, ModelNotFound, AdapterNotFound, Conflict)
 """What may happen to a request whose adapter is removed, disabled or kept out meanwhile. Nothing else may."""
 
-Seen = dict[tuple[str | None, str, int], str]
+Seen = dict[tuple[Mix[str], str, int], str]
 
 
 @dataclass
 class Report:
-    """What happened. `answers` maps digest, prompt and length to the one text that they gave."""
+    """What happened. `answers` maps digests, prompt and length to the one text that they gave."""
 
     answers: Seen = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
@@ -52,12 +51,12 @@ async def stress(
     max_rank: int = 8,
     queue_seconds: float = 10.0,
     immediate: float = 0.0,
-    names: Callable[[str, AdapterRef | None], bool] | None = None,
+    names: Callable[[str, Mix[str]], bool] | None = None,
 ) -> Report:
     """Run the storm on an engine that is not started and an empty registry; raises AssertionError on a broken promise.
 
-    Sampling is greedy, so one digest gives one prompt one answer: an answer of two versions would differ from the
-    others. `names` may look at each whole text and its version besides. `immediate` is the share of replaces that
+    Sampling is greedy, so one mix gives one prompt one answer: an answer of two versions would differ from the others.
+    `names` may look at each whole text and what it runs on besides. `immediate` is the share of replaces that
     switch running answers; with any, what the answers say is not compared.
     """
     service = Service(
@@ -90,7 +89,7 @@ class Storm:
         contents: int,
         max_tokens: int,
         immediate: float,
-        names: Callable[[str, AdapterRef | None], bool] | None,
+        names: Callable[[str, Mix[str]], bool] | None,
     ) -> None:
         self._service = service
         self._chance = chance
@@ -143,7 +142,9 @@ class Storm:
 
     async def _stream(self) -> None:
         while not self._over:
-            model = self._chance.choice((*NAMES, *NAMES, "base", f"{self._chance.choice(NAMES)}@1"))
+            one, other = self._chance.sample(NAMES, 2)
+            mixes = (f"{one}*0.7+{other}*0.3", f"{one}@1+{other}@1*-0.5", f"{one}+{other}@1*0.25+{other}")
+            model = self._chance.choice((*NAMES, *NAMES, "base", f"{one}@1", *mixes))
             prompt = self._chance.choice(PROMPTS)
             length = self._chance.randint(2, self._max_tokens)
             fate = self._chance.random()
@@ -189,15 +190,16 @@ class Storm:
                     return
         assert end is not None
         assert end.reason in ("stop", "length")
-        digest = answer.ref.digest if answer.ref is not None else None
+        mix = Mix(tuple(sorted(answer.mix.map(lambda ref: ref.digest).members)))
         self.report.counts["answered"] += 1
-        if self._immediate and "@" not in answer.model:
-            self.report.counts["switched"] += end.mix != Mix.of(digest)
+        self.report.counts["answered by a mix"] += len(mix.members) > 1
+        if self._immediate and not all("@" in member for member in answer.model.split("+")):
+            self.report.counts["switched"] += end.mix != mix
             return
-        assert end.mix == Mix.of(digest)
+        assert end.mix == mix
         if self._names is not None:
-            assert self._names(text, answer.ref), (text, answer.ref)
-        assert self.report.answers.setdefault((digest, prompt, length), text) == text
+            assert self._names(text, mix), (text, mix)
+        assert self.report.answers.setdefault((mix, prompt, length), text) == text
 
     async def _replace(self, count: int) -> None:
         for _ in range(count):

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from loradex.core.event import Finished
+from loradex.core.mix import Mix
 from loradex.core.prompt import ChatPrompt, Message
 from loradex.core.sampling import Sampling
 from loradex.errors import (
@@ -31,7 +32,7 @@ def idle(deck: Deck) -> bool:
 @pytest.mark.parametrize("model", [None, "", "base", "tiny", "models/tiny"])
 async def test_the_base_answers_under_its_names(deck: Deck, model: str | None) -> None:
     answer = await deck.service.generate(deck.ask(model))
-    assert (answer.model, answer.ref) == ("tiny", None)
+    assert (answer.model, answer.mix) == ("tiny", Mix())
     assert (await Stream(answer).rest()) == "base: hello"
 
 
@@ -51,8 +52,8 @@ async def test_references_mean_versions(deck: Deck, model: str, version: int, sa
     digests = [await deck.add("medical", seed) for seed in (1, 2)]
     await deck.service.adapters.promote("medical", 1, "prod")
     answer = await deck.service.generate(deck.ask(model))
-    assert answer.ref is not None
-    assert (answer.model, answer.ref.version, answer.ref.digest) == (said, version, digests[version - 1])
+    (ref,) = answer.mix.adapters
+    assert (answer.model, ref.version, ref.digest) == (said, version, digests[version - 1])
     assert await Stream(answer).rest() == f"{digests[version - 1][:8]}: hello"
     by_digest = await deck.text(f"medical@sha256:{digests[0][:12]}")
     assert by_digest.startswith(digests[0][:8])

@@ -6,6 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from loradex.core.adapter import AdapterRef
+from loradex.core.mix import Mix
 from loradex.errors import ModelNotFound
 from loradex.service.metrics import MAX_LABELS, Metrics
 
@@ -91,7 +92,7 @@ async def test_after_the_end_what_was_counted_can_still_be_read(deck: Deck) -> N
 def test_versions_beyond_the_cap_share_a_label() -> None:
     metrics = Metrics()
     for version in range(MAX_LABELS + 5):
-        metrics.ended(AdapterRef("medical", version, ""), "stop", 1, 1, 0.1)
+        metrics.ended(Mix.of(AdapterRef("medical", version, "")), "stop", 1, 1, 0.1)
     found = samples(metrics)
     assert value(found, "loradex_requests_total", adapter="other", version="", outcome="stop") == 5
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from loradex.core.adapter import AdapterRef
+from loradex.core.mix import Mix
 from loradex.engine.config import EngineConfig
 from loradex.engine.fake import FakeEngine
 from loradex.registry.registry import Registry
@@ -12,8 +12,8 @@ from loradex.registry.registry import Registry
 from .stress import stress
 
 
-def names_one_version(text: str, ref: AdapterRef | None) -> bool:
-    label = ref.digest[:8] if ref is not None else "base"
+def names_one_version(text: str, mix: Mix[str]) -> bool:
+    label = str(mix.map(lambda digest: digest[:8]))
     return "|" not in text and label.startswith(text.split(":")[0][: len(label)])
 
 
@@ -25,6 +25,7 @@ async def test_a_storm_leaves_nothing_and_mixes_nothing(tmp_path: Path, seed: in
             engine, registry, tmp_path / "adapters", seed=seed, replaces=replaces, names=names_one_version
         )
     assert report.counts["answered"] > 50
+    assert report.counts["answered by a mix"] > 5
     assert report.counts["cancelled"] > 5
     assert report.counts["evictions"] > 2
     assert report.counts["replaced"] > replaces / 2

@@ -1,10 +1,21 @@
-"""What one request runs on: the base with any number of adapters, each with a weight."""
+"""What one request runs on: the base with any number of adapters, each with a weight; and how people write it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from loradex.core.adapter import BASE, Reference
+from loradex.errors import InvalidRequest
+
+MAX_MEMBERS = 16
+MAX_WEIGHT = 100.0
+
+_WEIGHT = re.compile(r"-?(\d+(\.\d*)?|\.\d+)(e-?\d{1,3})?", re.ASCII)
+_HINT = "Write a mix as `medical*0.7+legal*0.3`"
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -23,6 +34,9 @@ class Mix(Generic[T]):
     def __contains__(self, adapter: object) -> bool:
         return any(member == adapter for member, _ in self.members)
 
+    def __str__(self) -> str:
+        return "+".join(_written(adapter, weight) for adapter, weight in self.members) or BASE
+
     @property
     def adapters(self) -> tuple[T, ...]:
         """The members without their weights."""
@@ -40,3 +54,46 @@ class Mix(Generic[T]):
             changed = to(adapter)
             weights[changed] = weights.get(changed, 0.0) + weight
         return Mix(tuple(weights.items()))
+
+
+def parse_mix(text: str) -> Mix[Reference]:
+    """Parse references joined by `+`, each with `*` and its weight, which is 1 where it is left out.
+
+    Raises:
+        InvalidRequest: `text` does not follow the grammar, or is no mix that `mix_of` takes.
+    """
+    return mix_of([_member(part) for part in text.split("+")])
+
+
+def mix_of(members: Sequence[tuple[Reference, float]]) -> Mix[Reference]:
+    """Return the mix of these members.
+
+    Raises:
+        InvalidRequest: too many, one of them twice, a weight that is not within `MAX_WEIGHT`, or the base among them.
+    """
+    if len(members) > MAX_MEMBERS:
+        raise InvalidRequest(f"The mix has {len(members)} adapters; at most {MAX_MEMBERS} are allowed", param="model")
+    seen: set[Reference] = set()
+    for reference, weight in members:
+        if reference in seen:
+            hint = "Name it once, with the sum of the weights"
+            raise InvalidRequest(f"The mix has `{reference}` twice", hint=hint, param="model")
+        if reference.name == BASE and len(members) > 1:
+            hint = "Leave it out: the base is always there, in full"
+            raise InvalidRequest("`base` is no adapter that could be mixed", hint=hint, param="model")
+        if not (math.isfinite(weight) and abs(weight) <= MAX_WEIGHT):
+            limits = f"from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}"
+            raise InvalidRequest(f"The weight of `{reference}` is {weight:g}; it must be {limits}", param="model")
+        seen.add(reference)
+    return Mix(tuple(members))
+
+
+def _member(text: str) -> tuple[Reference, float]:
+    name, star, weight = text.partition("*")
+    if star and not _WEIGHT.fullmatch(weight):
+        raise InvalidRequest(f"{weight[:64]!r} is no weight for {name[:64]!r}", hint=_HINT, param="model")
+    return Reference.parse(name), float(weight) if star else 1.0
+
+
+def _written(adapter: object, weight: float) -> str:
+    return str(adapter) if weight == 1 else f"{adapter}*{repr(float(weight)).removesuffix('.0')}"

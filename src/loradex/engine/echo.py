@@ -67,8 +67,7 @@ class Echo:
         return Finished(reason, stop_reason, len(self.request.tokens), self._said, 0, self.mix, queued)
 
     def _label(self) -> bytes:
-        members = (f"{digest[:8]}" if weight == 1 else f"{digest[:8]}*{weight}" for digest, weight in self.mix.members)
-        return ("+".join(members) or "base").encode() + b": "
+        return f"{self.mix.map(lambda digest: digest[:8])}: ".encode()
 
     def _next_token(self) -> int:
         """Take the next byte; at the end stop, or begin again where the answer may not end yet."""

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from loradex import __version__
-from loradex.core.adapter import BASE
+from loradex.core.adapter import Reference
 from loradex.core.event import Delta, Event, Finished, TokenLogprob
-from loradex.core.prompt import Prompt
-from loradex.core.sampling import Sampling
 from loradex.errors import EngineFailed
 from loradex.server.wire.usage import Usage
 from loradex.service.generate import Answer, Ask
 from loradex.service.service import Service
 
 ADAPTER = "x-loradex-adapter"
-"""Header that names the version which answers."""
+"""Header that names the version which answers, or all of a mix with their weights."""
 
 STICKY = "x-loradex-sticky"
 """Header of a request: while a canary runs, equal values are answered by one version. Else the field `user` decides."""
@@ -42,34 +40,24 @@ class Answers:
         """How each answer ended, by its index, as far as `events` has come."""
 
     @classmethod
-    async def begin(
-        cls,
-        service: Service,
-        prompts: Sequence[Prompt],
-        sampling: Sampling,
-        model: str | None,
-        n: int,
-        request_id: str,
-        priority: int = 0,
-        key: str = "",
-    ) -> Answers:
-        """Begin an answer to every prompt.
+    async def begin(cls, service: Service, asks: Sequence[Ask]) -> Answers:
+        """Begin an answer to each, which differ in their prompts alone.
 
         Raises:
             LoradexError: any prompt is refused; then none is answered.
         """
         begun: list[Answer] = []
         try:
-            for index, prompt in enumerate(prompts):
-                # A replace between two prompts must not make two versions speak in one reply.
-                named = str(begun[0].ref) if begun and begun[0].ref else model
-                name = request_id if len(prompts) == 1 else f"{request_id}-{index}"
-                begun.append(await service.generate(Ask(named, prompt, sampling, n, name, priority, key)))
+            for ask in asks:
+                if begun:  # a replace between two prompts must not make two versions speak in one reply
+                    pinned = begun[0].mix.map(lambda ref: Reference(ref.name, version=ref.version))
+                    ask = replace(ask, model=None, adapters=pinned)
+                begun.append(await service.generate(ask))
         except BaseException:
             for answer in begun:
                 await answer.aclose()
             raise
-        return cls(begun, n)
+        return cls(begun, asks[0].n)
 
     def __len__(self) -> int:
         return len(self._answers) * self._n
@@ -82,14 +70,12 @@ class Answers:
     @property
     def headers(self) -> dict[str, str]:
         """The header that says who answers."""
-        ref = self._answers[0].ref
-        return {ADAPTER: str(ref) if ref else BASE}
+        return {ADAPTER: str(self._answers[0].mix)}
 
     @property
     def fingerprint(self) -> str:
-        """This server's version and the digest that answers, which tell whether two answers can be compared."""
-        ref = self._answers[0].ref
-        return f"loradex-{__version__}-{ref.digest[:12] if ref else BASE}"
+        """This server's version and the digests that answer, which tell whether two answers can be compared."""
+        return f"loradex-{__version__}-{self._answers[0].mix.map(lambda ref: ref.digest[:12])}"
 
     def prompt_tokens(self, index: int) -> int:
         """Return the size of the prompt to which answer `index` belongs."""

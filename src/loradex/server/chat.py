@@ -20,6 +20,7 @@ from loradex.server.meter import Meter
 from loradex.server.sse import EventStream
 from loradex.server.state import TheConfig, TheService, refusals
 from loradex.server.wire.chat import AnswerMessage, ChatChoice, ChatReply, ChatRequest
+from loradex.service.generate import Ask
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute, dependencies=[Depends(may_infer)])
 
@@ -42,12 +43,11 @@ async def create_chat_completion(
     alternatives = (body.top_logprobs or 0) if body.logprobs else None
     sampling = body.sampling(limit, alternatives)
     chat_id = f"chatcmpl-{request_id(request)}"
-
     key = request.headers.get(STICKY) or body.user or ""
+    ask = Ask(body.model, body.prompt(), sampling, body.n or 1, chat_id, body.priority or 0, key, body.mix())
 
     async def begin() -> Answers:
-        asked = (body.model, body.n or 1, chat_id, body.priority or 0, key)
-        return await Answers.begin(service, [body.prompt()], sampling, *asked)
+        return await Answers.begin(service, [ask])
 
     if body.stream:
         answers = await attended(request.receive, begin())

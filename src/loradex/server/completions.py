@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -20,6 +21,7 @@ from loradex.server.meter import Meter
 from loradex.server.sse import EventStream
 from loradex.server.state import TheConfig, TheService, refusals
 from loradex.server.wire.completion import CompletionChoice, CompletionReply, CompletionRequest, TextPrompt
+from loradex.service.generate import Ask
 from loradex.service.service import Service
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute, dependencies=[Depends(may_infer)])
@@ -64,15 +66,14 @@ class _Call:
         self._service = service
         self._body = body
         self._prompts = prompts
-        self._sampling = sampling
         self._id = call_id
         self._n = body.n or 1
-        self._key = key
+        ids = [call_id] if len(prompts) == 1 else [f"{call_id}-{index}" for index in range(len(prompts))]
+        shared = Ask(body.model, "", sampling, self._n, "", body.priority or 0, key, body.mix())
+        self._asks = [replace(shared, prompt=prompt, request_id=own) for prompt, own in zip(prompts, ids, strict=True)]
 
     async def begin(self) -> Answers:
-        body = self._body
-        asked = (body.model, self._n, self._id, body.priority or 0, self._key)
-        return await Answers.begin(self._service, self._prompts, self._sampling, *asked)
+        return await Answers.begin(self._service, self._asks)
 
     async def whole(self, headers: dict[str, str]) -> Response:
         answers = await self.begin()

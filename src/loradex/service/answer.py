@@ -1,4 +1,4 @@
-"""An answer under way: `n` requests of the engine, one stream, one lease."""
+"""An answer under way: `n` requests of the engine, one stream, one hold on the weights."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from loradex.core.mix import Mix
 from loradex.core.request import GenerateRequest
 from loradex.engine.base import Engine
 from loradex.service.ending import closing
-from loradex.service.lease import Lease
 from loradex.service.metrics import Metrics
+from loradex.service.mixing import MixLease
 
 _Item = tuple[int, Event | asyncio.Task[None]]
 
@@ -25,7 +25,7 @@ class Answer:
     Attributes:
         request_id: as asked, or made up.
         model: the name that answers, as asked: `medical@prod`; for the base its served name.
-        ref: the pinned version that answers; None for the base.
+        mix: the pinned versions that answer; none for the base.
         prompt_tokens: the prompt's token ids.
     """
 
@@ -33,18 +33,18 @@ class Answer:
         self,
         request_id: str,
         model: str,
-        ref: AdapterRef | None,
+        mix: Mix[AdapterRef],
         *,
         engine: Engine,
         requests: Sequence[GenerateRequest],
-        lease: Lease | None,
+        lease: MixLease,
         metrics: Metrics,
         clock: Callable[[], float],
         arrived: float,
     ) -> None:
         self.request_id = request_id
         self.model = model
-        self.ref = ref
+        self.mix = mix
         self.prompt_tokens = requests[0].tokens
         self._engine = engine
         self._requests = tuple(requests)
@@ -100,7 +100,7 @@ class Answer:
         if not self._closed:
             self._closed = True
             seconds = self._clock() - self._arrived
-            self._metrics.ended(self.ref, self._outcome, len(self.prompt_tokens), self._output, seconds)
+            self._metrics.ended(self.mix, self._outcome, len(self.prompt_tokens), self._output, seconds)
             for pump in self._pumps:
                 pump.cancel()
             self._release_if_ended()
@@ -110,8 +110,7 @@ class Answer:
     async def _pump(self, index: int) -> None:
         # Nothing is awaited between `begin` and the engine's taking the request, so no switch comes in between. The
         # pumps of one answer take their first step one directly after the other, so all of them begin alike.
-        digest = self._lease.begin(self._requests[index].id) if self._lease is not None else None
-        request = replace(self._requests[index], mix=Mix.of(digest))
+        request = replace(self._requests[index], mix=self._lease.begin(self._requests[index].id))
         async with closing(self._engine.generate(request)) as events:
             async for event in events:
                 await self._room.acquire()
@@ -126,7 +125,7 @@ class Answer:
     def _release_if_ended(self) -> None:
         """Give the lease back when the engine works on none of the requests: not before, whoever was cancelled."""
         begun_or_never_will = self._pumps or self._closed
-        if self._lease is not None and begun_or_never_will and all(pump.done() for pump in self._pumps):
+        if begun_or_never_will and all(pump.done() for pump in self._pumps):
             self._lease.release()
 
     def _record(self, index: int, event: Event) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 
-from loradex.core.adapter import AdapterRef
+from loradex.core.adapter import AdapterRef, Reference
+from loradex.core.mix import Mix
 from loradex.core.prompt import Prompt
 from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
@@ -15,10 +15,9 @@ from loradex.engine.base import Engine
 from loradex.errors import AdapterDamaged, AdapterNotFound, InvalidRequest, LoradexError
 from loradex.service.answer import Answer
 from loradex.service.fit import fit, seeded
-from loradex.service.lease import Lease
 from loradex.service.metrics import Metrics
+from loradex.service.mixing import Mixing, MixLease
 from loradex.service.names import Names
-from loradex.service.residency import Residency
 
 __all__ = ["Answer", "Ask", "Generator"]
 
@@ -30,13 +29,15 @@ class Ask:
     """What a client asks.
 
     Attributes:
-        model: name of the base or a reference to an adapter, also as `base:reference`; None and "" mean the base.
+        model: name of the base, a reference to an adapter or a mix of several, also with `base:` before it; None and ""
+            mean the base.
         prompt: text, token ids or a conversation.
         sampling: `max_tokens` None takes what the context leaves.
         n: answers to make, 1 to 128; with a seed, answer `i` has `seed + i`.
         priority: lower is served earlier, of those who wait.
         request_id: for logs and replies; made up when empty. It need not be unique.
         key: who asks: while a canary runs, requests with one key are answered by one version. Empty: any.
+        adapters: the mix, where `model` means the base.
     """
 
     model: str | None
@@ -46,6 +47,7 @@ class Ask:
     request_id: str = ""
     priority: int = 0
     key: str = ""
+    adapters: Mix[Reference] = field(default_factory=Mix)
 
     def __post_init__(self) -> None:
         """Check `n`.
@@ -61,35 +63,34 @@ class Generator:
     """Begins answers."""
 
     def __init__(
-        self, engine: Engine, names: Names, residency: Residency, metrics: Metrics, clock: Callable[[], float]
+        self, engine: Engine, names: Names, mixing: Mixing, metrics: Metrics, clock: Callable[[], float]
     ) -> None:
         self._engine = engine
         self._names = names
-        self._residency = residency
+        self._mixing = mixing
         self._metrics = metrics
         self._clock = clock
 
     async def begin(self, ask: Ask) -> Answer:
         """Resolve, fit and lease; see `Service.generate`."""
         arrived = self._clock()
-        ref: AdapterRef | None = None
-        lease: Lease | None = None
+        mix: Mix[AdapterRef] | None = None
         try:
-            ref = await self._names.pick(ask.model, ask.key)
+            asked = self._asked(ask)
+            picked = await self._pick(ask, asked)
+            mix = asked.map(picked.__getitem__)
             tokens = self._engine.encode(ask.prompt)
             sampling = fit(ask.sampling, len(tokens), self._engine.info)
-            if ref is not None:
-                ref, lease = await self._lease(ask, ref)
+            picked, lease = await self._lease(ask, asked, picked)
         except LoradexError as error:
-            self._metrics.refused(ref, error.code)
+            self._metrics.refused(mix, error.code)
             raise
         # From here to the return nothing is awaited, so the lease cannot be lost to a cancellation.
         own = uuid.uuid4().hex
-        reference = self._names.reference(ask.model)
         return Answer(
             ask.request_id or f"req-{own}",
-            str(reference) if reference is not None else self._engine.info.id,
-            ref,
+            str(asked) if asked.members else self._engine.info.id,
+            asked.map(picked.__getitem__),
             engine=self._engine,
             requests=[
                 GenerateRequest(f"{own}-{i}", tokens, seeded(sampling, i), priority=ask.priority) for i in range(ask.n)
@@ -100,13 +101,27 @@ class Generator:
             arrived=arrived,
         )
 
-    async def _lease(self, ask: Ask, ref: AdapterRef) -> tuple[AdapterRef, Lease]:
-        """Lease the version that was resolved; if it was removed meanwhile, resolve once more."""
-        acquire = partial(self._residency.acquire, reference=self._names.reference(ask.model), priority=ask.priority)
+    def _asked(self, ask: Ask) -> Mix[Reference]:
+        named = self._names.asked(ask.model)
+        if named.members and ask.adapters.members:
+            raise InvalidRequest(
+                f"Both `model` and `adapters` name adapters: `{named}` and `{ask.adapters}`",
+                hint="Let `model` name the base, or leave `adapters` out",
+                param="adapters",
+            )
+        return named if named.members else ask.adapters
+
+    async def _pick(self, ask: Ask, asked: Mix[Reference], *, again: bool = False) -> dict[Reference, AdapterRef]:
+        return {each: await self._names.pick(each, ask.key, again=again) for each in asked.adapters}
+
+    async def _lease(
+        self, ask: Ask, asked: Mix[Reference], picked: dict[Reference, AdapterRef]
+    ) -> tuple[dict[Reference, AdapterRef], MixLease]:
+        """Lease the versions that were resolved; if one was removed meanwhile, resolve once more."""
         try:
-            return ref, await acquire(ref.digest, name=ref.name)
+            return picked, await self._mixing.acquire(asked, picked, ask.priority)
         except (AdapterDamaged, AdapterNotFound):
-            again = await self._names.pick(ask.model, ask.key, again=True)
-            if again is None or again.digest == ref.digest:
+            again = await self._pick(ask, asked, again=True)
+            if again == picked:
                 raise
-            return again, await acquire(again.digest, name=again.name)
+            return again, await self._mixing.acquire(asked, again, ask.priority)

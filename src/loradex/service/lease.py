@@ -78,6 +78,11 @@ class Entry:
         """Whether it is resident and nobody holds it."""
         return self.state is State.RESIDENT and not self.leases
 
+    @property
+    def ending(self) -> bool:
+        """Whether its leases end without anything else having to happen."""
+        return not any(lease.waits for lease in self.leases)
+
 
 Follows = Callable[[Reference], bool]
 """Whether what a request asked for means the new version after a replace."""
@@ -97,10 +102,11 @@ class Lease:
     Attributes:
         reference: what the request asked for, which decides whether it follows a replace; None never follows.
         hit: whether the weights were resident when it was asked for.
+        waits: its request waits for more weights and has not begun, so that it does not end before others do.
         requests: ids of the requests that the engine was given under it.
     """
 
-    __slots__ = ("_ended", "_entry", "hit", "reference", "requests")
+    __slots__ = ("_ended", "_entry", "hit", "reference", "requests", "waits")
 
     def __init__(
         self, entry: Entry, ended: Callable[[Entry], None], reference: Reference | None, *, hit: bool = True
@@ -109,6 +115,7 @@ class Lease:
         self._ended = ended
         self.reference = reference
         self.hit = hit
+        self.waits = False
         self.requests: set[str] = set()
         entry.leases.add(self)
 

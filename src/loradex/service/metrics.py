@@ -12,6 +12,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from loradex.core.adapter import BASE, AdapterRef
+from loradex.core.mix import Mix
 from loradex.engine.base import Engine
 from loradex.errors import EngineStopped
 from loradex.service.residency import Residency
@@ -30,9 +31,10 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._seen: set[tuple[str, str]] = set()
         by_version = ("adapter", "version")
-        self._requests = self._counter("loradex_requests", "Requests by outcome", (*by_version, "outcome"))
-        self._prompt = self._counter("loradex_prompt_tokens", "Tokens of prompts", by_version)
-        self._output = self._counter("loradex_output_tokens", "Tokens of answers", by_version)
+        mixed = "; a mix counts for each of its adapters"
+        self._requests = self._counter("loradex_requests", f"Requests by outcome{mixed}", (*by_version, "outcome"))
+        self._prompt = self._counter("loradex_prompt_tokens", f"Tokens of prompts{mixed}", by_version)
+        self._output = self._counter("loradex_output_tokens", f"Tokens of answers{mixed}", by_version)
         self._replaces = self._counter("loradex_adapter_replaces", "Versions replaced under a name", ("mode",))
         for mode in ("drain", "immediate"):
             self._replaces.labels(mode)  # so that the series are there, at 0, before the first replace
@@ -52,17 +54,17 @@ class Metrics:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
-    def refused(self, ref: AdapterRef | None, code: str) -> None:
-        """Count a request that got no answer; `code` is the error's. `ref` is None where nothing was resolved."""
-        adapter, version = self._labels(ref) if ref is not None else ("", "")
-        self._requests.labels(adapter, version, code).inc()
+    def refused(self, mix: Mix[AdapterRef] | None, code: str) -> None:
+        """Count a request that got no answer; `code` is the error's. `mix` is None where nothing was resolved."""
+        for adapter, version in self._labels(mix) if mix is not None else (("", ""),):
+            self._requests.labels(adapter, version, code).inc()
 
-    def ended(self, ref: AdapterRef | None, outcome: str, prompt: int, output: int, seconds: float) -> None:
-        """Count a request that was admitted: its outcome, tokens, and seconds since arrival."""
-        labels = self._labels(ref)
-        self._requests.labels(*labels, outcome).inc()
-        self._prompt.labels(*labels).inc(prompt)
-        self._output.labels(*labels).inc(output)
+    def ended(self, mix: Mix[AdapterRef], outcome: str, prompt: int, output: int, seconds: float) -> None:
+        """Count a request that was admitted, for each member: its outcome, tokens, and seconds since arrival."""
+        for labels in self._labels(mix):
+            self._requests.labels(*labels, outcome).inc()
+            self._prompt.labels(*labels).inc(prompt)
+            self._output.labels(*labels).inc(output)
         self._whole.observe(seconds)
         self._prompt_total += prompt
         self._output_total += output
@@ -98,9 +100,11 @@ class Metrics:
             ended.add_metric((model, reason), count)
         yield ended
 
-    def _labels(self, ref: AdapterRef | None) -> tuple[str, str]:
-        if ref is None:
-            return (BASE, "")
+    def _labels(self, mix: Mix[AdapterRef]) -> set[tuple[str, str]]:
+        """Return adapter and version of each member, of the base where there is none."""
+        return {self._version(ref) for ref in mix.adapters} or {(BASE, "")}
+
+    def _version(self, ref: AdapterRef) -> tuple[str, str]:
         labels = (ref.name, str(ref.version))
         if labels not in self._seen:
             if len(self._seen) >= MAX_LABELS:

@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 
 from loradex.core import canary
 from loradex.core.adapter import BASE, AdapterRef, Reference
+from loradex.core.mix import Mix, parse_mix
 from loradex.core.model import ModelInfo
 from loradex.errors import AdapterNotFound, InvalidRequest, ModelNotFound, near
 from loradex.registry.records import AdapterRecord, Meaning
@@ -54,44 +55,44 @@ class Names:
         self._since = self._clock()
         self._generation += 1
 
-    async def pick(self, model: str | None, key: str = "", *, again: bool = False) -> AdapterRef | None:
-        """Return the version that answers to `model`, None for the base; `again` as for `meaning`.
+    async def pick(self, reference: Reference, key: str = "", *, again: bool = False) -> AdapterRef:
+        """Return the version that answers to a reference; `again` as for `meaning`.
 
         While a canary runs, requests with one `key` get one version, and those without any are spread evenly.
 
         Raises:
             ModelNotFound: it means nothing here; the message has names that look like it.
         """
-        reference = self.reference(model)
-        if reference is None:
-            return None
         try:
             meaning = await self.meaning(reference, again=again)
         except AdapterNotFound as error:
             records = self._records
             if records is None:
                 records = await asyncio.to_thread(self._registry.list, self._info().digest)
-            raise self._unknown(str(model), records) from error
+            raise self._unknown(str(reference), records) from error
         if not meaning.shares:
             return meaning.ref
         at = canary.point(reference.name, key) if key else canary.spread(next(self._keyless))
         return meaning.refs[canary.choose(meaning.shares, at)]
 
-    def reference(self, model: str | None) -> Reference | None:
-        """Return the reference in `model`, None for the base. A full name wins over `base:reference`.
+    def asked(self, model: str | None) -> Mix[Reference]:
+        """Return the references in `model`, none for the base. A full name wins over `base:reference`.
 
         Raises:
-            ModelNotFound: it follows neither form.
+            InvalidRequest: it looks like a mix, and is none.
+            ModelNotFound: it follows no form.
         """
         if not model or model in self.base_names:
-            return None
+            return Mix()
         for base in sorted(self.base_names, key=len, reverse=True):
             if model.startswith(f"{base}:"):
                 model = model[len(base) + 1 :]
                 break
         try:
-            return Reference.parse(model)
+            return parse_mix(model)
         except InvalidRequest as error:
+            if set("+*") & set(model):
+                raise
             raise self._unknown(model, self._records or []) from error
 
     async def resolve(self, reference: Reference, *, again: bool = False) -> AdapterRef:

@@ -173,6 +173,11 @@ class Residency:
         self._advance()
         return moved
 
+    def grantable(self, digest: str) -> bool:
+        """Return whether `acquire` would return at once."""
+        entry = self._entries.get(digest)
+        return entry is not None and entry.grantable and not self._stopped
+
     def known(self, digest: str) -> bool:
         """Return whether the weights take a slot: resident, or on their way in or out."""
         return digest in self._entries

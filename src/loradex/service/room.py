@@ -71,7 +71,8 @@ class Room:
         """
         staying = [entry for entry in self._taking() if not self._goes(entry)]
         lack = self.budget.lack((entry.bytes for entry in staying), size)
-        open_ones = [entry for entry in staying if entry.grantable and entry.moving is None and not self.stays(entry)]
+        movable = [entry for entry in staying if entry.grantable and entry.moving is None and not self.stays(entry)]
+        open_ones = [entry for entry in movable if entry.ending]
         chosen = []
         for entry in sorted(open_ones, key=lambda entry: (len(entry.leases), entry.used_at)):
             if not lack:
@@ -97,4 +98,5 @@ class Room:
 
     def _goes(self, entry: Entry) -> bool:
         """Whether it is leaving, or can, or will when its leases have ended."""
-        return entry.state is State.UNLOADING or entry.closed or (entry.idle and not self.stays(entry))
+        closed = entry.closed and entry.ending
+        return entry.state is State.UNLOADING or closed or (entry.idle and not self.stays(entry))

@@ -20,6 +20,7 @@ from loradex.service.generate import Answer, Ask, Generator
 from loradex.service.intake import MAX_ADAPTER_SIZE, Intake
 from loradex.service.lookup import Lookup, Resolver
 from loradex.service.metrics import Metrics
+from loradex.service.mixing import Mixing
 from loradex.service.names import Names
 from loradex.service.pins import Pins
 from loradex.service.replace import Replacer
@@ -93,7 +94,8 @@ class Service:
             loaded=self.metrics.loaded,
         )
         self._names = Names(registry, lambda: engine.info, clock)
-        self._generator = Generator(engine, self._names, self.residency, self.metrics, clock)
+        mixing = Mixing(self.residency, max_loras, max_queue_seconds)
+        self._generator = Generator(engine, self._names, mixing, self.metrics, clock)
         replacer = Replacer(registry, engine, self.residency, self._names, pins, self.metrics, clock)
         self.rollout = Rollout(registry, engine, self._names, replacer, pins)
         access = Access(tuple(allow_dirs), tuple(allow_urls))
@@ -166,7 +168,7 @@ class Service:
         Raises:
             ModelNotFound: `model` means nothing here, and no resolver knows it.
             AdapterInvalid, FilesNotFound, SourceFailed: a resolver knows it, and it cannot be served.
-            InvalidRequest: the prompt is empty, or the conversation cannot be rendered.
+            InvalidRequest: the prompt is empty, the conversation cannot be rendered, or the mix is none.
             ContextLengthExceeded: prompt, or prompt and `min_tokens`, do not fit the context.
             Overloaded: there was no room for the adapter in time.
             AdapterTooLarge: there can be none.

@@ -12,13 +12,15 @@ async def switch(engine: Engine, source: Entry, target: Entry, follows: Follows)
     Raises:
         LoradexError: the engine could not switch; every request goes on where it was.
     """
-    going = {request for lease in source.leases if lease.follows(follows) for request in lease.requests}
+    # A request that holds the entry twice, by two names of which one stays, stays.
+    staying = {request for lease in source.leases if not lease.follows(follows) for request in lease.requests}
+    going = {request for lease in source.leases for request in lease.requests} - staying
     source.moving = Move(target, follows)
     try:
         moved = await engine.switch(source.digest, target.digest, going)
     finally:
         source.moving = None
     for lease in tuple(source.leases):
-        if lease.follows(follows):
+        if lease.follows(follows) and staying.isdisjoint(lease.requests):
             lease.move(target)
     return moved

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError
 
+from loradex.core.adapter import Reference
+from loradex.core.mix import Mix, mix_of
 from loradex.core.sampling import MAX_LOGPROBS, Sampling
 from loradex.errors import InvalidRequest, Unsupported
 from loradex.server.body import Body, Whole
@@ -57,10 +59,22 @@ class ResponseFormat(Body):
     type: str = "text"
 
 
-class SamplingFields(Body):
-    """How tokens are chosen and when answers end. Null is the same as absent."""
+class Member(Body):
+    """One adapter of a mix: what it adds to the base's output counts `weight` times."""
 
-    model: str | None = Field(None, description="An adapter, `name@alias`, `name@3`, or the base; empty is the base")
+    model_config = ConfigDict(extra="forbid")  # a misspelt weight would be 1
+
+    name: str = Field(description="A name, also as `name@alias` or `name@3`")
+    weight: float = 1.0
+
+
+class SamplingFields(Body):
+    """Who answers, how tokens are chosen and when answers end. Null is the same as absent."""
+
+    model: str | None = Field(
+        None, description="An adapter, `name@alias`, `name@3`, a mix `one*0.7+two*0.3`, or the base; empty is the base"
+    )
+    adapters: list[Member] | None = Field(None, description="A mix, where `model` is the base or empty")
     n: Annotated[Whole, Field(ge=1, le=MAX_N)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -110,6 +124,18 @@ class SamplingFields(Body):
             raise InvalidRequest(f"stop has {len(self.stop)} strings; at most 4 are allowed", param="stop")
         if (self.n or 1) > 1 and self.temperature == 0:
             raise InvalidRequest(f"n is {self.n} with temperature 0, where all answers would be the same", param="n")
+
+    def mix(self) -> Mix[Reference]:
+        """Return the mix in `adapters`.
+
+        Raises:
+            InvalidRequest: a name or weight is none, or one is there twice.
+        """
+        try:
+            return mix_of([(Reference.parse(member.name), member.weight) for member in self.adapters or ()])
+        except InvalidRequest as error:
+            error.param = "adapters"
+            raise
 
     def sampling(self, max_tokens: int | None, logprobs: int | None) -> Sampling:
         """Return the sampling parameters.
