@@ -50,6 +50,22 @@ def test_chat(loradex: Loradex, medical: str, monkeypatch: pytest.MonkeyPatch) -
     assert "nobody" in ran.err
 
 
+def test_mixes(loradex: Loradex, deck: Deck, medical: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    legal = str(loradex("adapter", "add", "legal", deck.folder / "medical2", "--json").json["digest"])
+    members = sorted([(medical, "*0.7"), (legal, "*0.3")])
+    label = "+".join(digest[:8] + weight for digest, weight in members)
+    ran = loradex("run", "medical*0.7+legal*0.3", "hello")
+    assert ran.out.startswith(f"{label}: user: hello")
+    assert "medical@1*0.7+legal@1*0.3" in ran.err
+    assert loradex("run", "medical*0.7+medical", "hello").code == 2
+    lines = "/adapter medical+lgal\n/adapter medical*x\n/adapter base:medical*0.7+legal*0.3\nhello\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    ran = loradex("chat", "medical")
+    assert "lgal" in ran.err
+    assert "'x' is no weight" in ran.err
+    assert f"{label}: user: hello" in ran.out
+
+
 def test_chat_ends_with_its_input(loradex: Loradex, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert loradex("chat", "base").code == 0

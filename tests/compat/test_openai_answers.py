@@ -36,6 +36,18 @@ def test_every_reference_answers_as_its_version(client: OpenAI, house: House, re
     assert text.startswith(house.digests[pinned][:8])
 
 
+def test_a_mix_by_name_and_by_field(client: OpenAI, house: House) -> None:
+    mix = [{"name": "medical@1", "weight": 0.7}, {"name": "legal", "weight": 0.3}]
+    ask = client.chat.completions.with_raw_response.create
+    named = ask(model="medical@1*0.7+legal*0.3", messages=ASK)  # type: ignore[arg-type]
+    field = ask(model="base", messages=ASK, extra_body={"adapters": mix})  # type: ignore[arg-type]
+    for raw in (named, field):
+        assert raw.headers["x-loradex-adapter"] == "medical@1*0.7+legal@1*0.3"
+        text = raw.parse().choices[0].message.content or ""
+        assert house.digests["medical@1"][:8] + "*0.7" in text
+        assert house.digests["legal@1"][:8] + "*0.3" in text
+
+
 def test_the_base_answers_under_its_names(client: OpenAI) -> None:
     for model in ("base", "tiny-base", ""):
         reply = client.completions.create(model=model, prompt="hi", max_tokens=20)

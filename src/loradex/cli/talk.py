@@ -13,14 +13,15 @@ import typer
 from loradex.cli.command import TARGET, command
 from loradex.cli.output import Output
 from loradex.cli.target import Target
+from loradex.core.adapter import BASE
+from loradex.core.mix import parse_mix
 from loradex.errors import LoradexError
 
 if TYPE_CHECKING:
     from loradex.client.client import Client
 
-Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="An adapter (name, name@3, name@alias) or `base`.", show_default=False)
-]
+_WHO = "An adapter (name, name@3, name@alias), a mix (one*0.7+two*0.3) or `base`."
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=_WHO, show_default=False)]
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", metavar="N", help="Tokens of the answer at most.")]
 Temperature = Annotated[float, typer.Option("--temperature", metavar="T", help="0 always takes the likeliest token.")]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Makes the answer reproducible.")]
@@ -31,7 +32,11 @@ _HELP = "/adapter NAME switches the adapter, /reset forgets the conversation, /q
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the root."""
-    examples = ('loradex run medical "What is hypertension?"', "echo 'What is an NDA?' | loradex run legal@2 -")
+    examples = (
+        'loradex run medical "What is hypertension?"',
+        'loradex run "medical*0.7+legal*0.3" "May a doctor tell?"',
+        "echo 'What is an NDA?' | loradex run legal@2 -",
+    )
     command(app, "run", flags=TARGET, examples=examples)(run)
     command(app, "chat", flags=TARGET, examples=("loradex chat medical", "loradex chat base --temperature 0.7"))(chat)
 
@@ -115,11 +120,11 @@ class Talk:
         return True
 
     def switch(self, model: str) -> None:
-        """Let another adapter answer from here on. Raises AdapterNotFound at once, not at the next question."""
-        info = self._client.info()
-        name = model.partition("@")[0]
-        if model not in ("base", info.model.get("id")):
-            self._client.adapters.get(name.removeprefix(f"{info.model.get('id')}:"))
+        """Let another adapter or mix answer from here on. Raises what is wrong at once, not at the next question."""
+        base = self._client.info().model.get("id")
+        if model not in (BASE, base):
+            for reference in parse_mix(model.removeprefix(f"{base}:").removeprefix(f"{BASE}:")).adapters:
+                self._client.adapters.get(reference.name)
         self.model = model
         self._out.say(f"{model} answers", style="dim")
 

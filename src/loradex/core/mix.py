@@ -78,7 +78,7 @@ def mix_of(members: Sequence[tuple[Reference, float]]) -> Mix[Reference]:
         if reference in seen:
             hint = "Name it once, with the sum of the weights"
             raise InvalidRequest(f"The mix has `{reference}` twice", hint=hint, param="model")
-        if reference.name == BASE and len(members) > 1:
+        if reference.name == BASE:
             hint = "Leave it out: the base is always there, in full"
             raise InvalidRequest("`base` is no adapter that could be mixed", hint=hint, param="model")
         if not (math.isfinite(weight) and abs(weight) <= MAX_WEIGHT):
