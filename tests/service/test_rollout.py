@@ -17,7 +17,7 @@ async def version(deck: Deck, key: str = "", model: str = "medical") -> int | No
     answer = await deck.service.generate(Ask(ask.model, ask.prompt, ask.sampling, key=key))
     async for _ in answer.events():
         pass
-    return answer.ref.version if answer.ref else None
+    return next((ref.version for ref in answer.mix.adapters), None)
 
 
 async def test_a_canary_gets_its_share_and_keeps_its_users(deck: Deck) -> None:
@@ -88,7 +88,7 @@ async def test_running_answers_of_a_canary_end_as_they_should(make_deck: MakeDec
     digests = [await deck.add("medical", 1), await deck.add("medical", 2, canary=50)]
     streams = [await deck.endless("medical") for _ in range(6)]
     exact = await deck.endless("medical@2")
-    begun = [stream.answer.ref.version for stream in streams if stream.answer.ref]
+    begun = [ref.version for stream in streams for ref in stream.answer.mix.adapters]
     assert set(begun) == {1, 2}
     change = await deck.service.adapters.rollback("medical", mode=mode)  # type: ignore[arg-type]
     assert change.moved == (begun.count(2) if mode == "immediate" else 0)
