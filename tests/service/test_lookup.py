@@ -45,6 +45,19 @@ async def test_a_sub_folder_is_an_adapter(make_deck: MakeDeck, tmp_path: Path) -
             await deck.text(model)
 
 
+async def test_members_of_a_mix_are_looked_up_too(make_deck: MakeDeck, tmp_path: Path) -> None:
+    deck = await make_deck(resolvers=[from_folder(tmp_path)])
+    await deck.add("known", 1)
+    for seed, name in ((2, "medical"), (3, "legal")):
+        save_adapter(tmp_path / name, deck.engine.info, seed=seed)
+    digests = [deck.registry.resolve("known").digest]
+    text = await deck.text("medical*0.5+known+legal*2")
+    digests += [deck.registry.resolve(name).digest for name in ("medical", "legal")]
+    assert all(digest[:8] in text for digest in digests)
+    with pytest.raises(ModelNotFound):
+        await deck.text("medical+nobody")
+
+
 async def test_links_lead_nowhere(make_deck: MakeDeck, tmp_path: Path) -> None:
     place = tmp_path / "loras"
     place.mkdir()

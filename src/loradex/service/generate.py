@@ -71,12 +71,28 @@ class Generator:
         self._metrics = metrics
         self._clock = clock
 
+    def asked(self, ask: Ask) -> Mix[Reference]:
+        """Return the mix that a request names, in one way or the other.
+
+        Raises:
+            InvalidRequest: it names adapters in both ways, or its mix is none.
+            ModelNotFound: `model` follows no form.
+        """
+        named = self._names.asked(ask.model)
+        if named.members and ask.adapters.members:
+            raise InvalidRequest(
+                f"Both `model` and `adapters` name adapters: `{named}` and `{ask.adapters}`",
+                hint="Let `model` name the base, or leave `adapters` out",
+                param="adapters",
+            )
+        return named if named.members else ask.adapters
+
     async def begin(self, ask: Ask) -> Answer:
         """Resolve, fit and lease; see `Service.generate`."""
         arrived = self._clock()
         mix: Mix[AdapterRef] | None = None
         try:
-            asked = self._asked(ask)
+            asked = self.asked(ask)
             picked = await self._pick(ask, asked)
             mix = asked.map(picked.__getitem__)
             tokens = self._engine.encode(ask.prompt)
@@ -100,16 +116,6 @@ class Generator:
             clock=self._clock,
             arrived=arrived,
         )
-
-    def _asked(self, ask: Ask) -> Mix[Reference]:
-        named = self._names.asked(ask.model)
-        if named.members and ask.adapters.members:
-            raise InvalidRequest(
-                f"Both `model` and `adapters` name adapters: `{named}` and `{ask.adapters}`",
-                hint="Let `model` name the base, or leave `adapters` out",
-                param="adapters",
-            )
-        return named if named.members else ask.adapters
 
     async def _pick(self, ask: Ask, asked: Mix[Reference], *, again: bool = False) -> dict[Reference, AdapterRef]:
         return {each: await self._names.pick(each, ask.key, again=again) for each in asked.adapters}

@@ -10,11 +10,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from loradex.core.adapter import Reference
+from loradex.core.mix import Mix
 from loradex.errors import (
     AdapterNotFound,
     ConfigInvalid,
     FilesNotFound,
-    InvalidRequest,
     LoradexError,
     SourceFailed,
 )
@@ -77,17 +77,20 @@ class Lookup:
         self._failed: OrderedDict[str, tuple[float, LoradexError | None]] = OrderedDict()
         self._places = asyncio.Semaphore(_AT_ONCE)
 
-    async def bring(self, model: str | None) -> bool:
-        """Add the adapter that an unknown bare name means; return whether there is one now.
+    async def bring(self, asked: Mix[Reference]) -> bool:
+        """Add the adapters that unknown bare names mean; return whether there is one now.
 
         A name that the registry has is not looked up: it is disabled, or made for another base.
 
         Raises:
-            AdapterInvalid, FilesNotFound, SourceFailed: it was found, and cannot be served.
+            AdapterInvalid, FilesNotFound, SourceFailed: one was found, and cannot be served.
         """
-        name = _bare(model) if self._resolvers else None
-        if name is None:
+        if not self._resolvers:
             return False
+        bare = [reference.name for reference in asked.adapters if reference == Reference(reference.name)]
+        return any([await self._bring(name) for name in bare])
+
+    async def _bring(self, name: str) -> bool:
         at, error = self._failed.get(name, (None, None))
         if at is not None and self._clock() - at < REMEMBERED_SECONDS:
             if error is not None:
@@ -121,14 +124,6 @@ class Lookup:
                     await self._adapters.add(name, place, load=False, trusted=True, actor="resolver")
                     return True
         return False
-
-
-def _bare(model: str | None) -> str | None:
-    try:
-        reference = Reference.parse(model or "")
-    except InvalidRequest:
-        return None
-    return reference.name if reference == Reference(reference.name) else None
 
 
 async def _ask(resolver: Resolver, name: str) -> Place:

@@ -180,7 +180,7 @@ class Service:
         try:
             return await self._generator.begin(ask)
         except ModelNotFound:
-            if not await self._lookup.bring(ask.model):
+            if not await self._lookup.bring(self._generator.asked(ask)):
                 raise
         return await self._generator.begin(ask)
 
