@@ -46,6 +46,16 @@ def test_a_refused_adapter_shows_every_problem_with_its_fix(loradex: Loradex, de
     assert error["problems"][0]["fix"]
 
 
+def test_check_shows_what_it_is_and_what_it_would_take(loradex: Loradex, deck: Deck) -> None:
+    out = loradex("adapter", "check", deck.folder / "medical").out
+    for words in ("fits yes", "format peft", "memory 4.5 KiB in the engine", "load unknown before the first one"):
+        assert words in " ".join(out.split())
+    assert "MODULE COUNT INPUTS OUTPUTS RANK SCALING" in " ".join(out.split())
+    assert "q_proj 2 32 32 4 2" in " ".join(out.split())
+    loradex("adapter", "add", "medical", deck.folder / "medical")
+    assert "load about" in " ".join(loradex("adapter", "check", deck.folder / "medical2").out.split())
+
+
 def test_check_says_yes_or_no_in_json_and_by_exit_code(loradex: Loradex, deck: Deck) -> None:
     good = loradex("adapter", "check", deck.folder / "medical", "--json")
     bad = loradex("adapter", "check", deck.folder / "broken", "--json")

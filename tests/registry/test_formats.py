@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -59,11 +60,13 @@ def test_what_is_stored_is_peft_with_one_digest_for_equal_content(
     [pair], [wanted] = read_peft(stored.path).pairs.values(), make_lora().pairs.values()
     assert np.array_equal(pair.b.values, wanted.b.values)
     assert registry.get("medical").versions[0].source == str(gguf)
+    origin = hashlib.sha256(gguf.read_bytes()).hexdigest()
+    assert [entry.note for entry in registry.history("medical")] == [f"converted from gguf with SHA-256 {origin}"]
 
 
 def test_a_check_reports_and_leaves_nothing(registry: Registry, home: Path, gguf: Path) -> None:
     report = registry.check(gguf, BASE, max_rank=16)
-    assert (report.ok, report.rank, report.modules) == (True, 4, ("up_proj",))
+    assert (report.ok, report.rank, report.modules, report.format) == (True, 4, ("up_proj",), "gguf")
     gguf.write_bytes(gguf.read_bytes()[:100])
     report = registry.check(gguf, BASE, max_rank=16)
     assert [problem.code for problem in report.problems] == ["bad_header"]

@@ -39,7 +39,10 @@ async def test_a_name_that_is_taken_is_a_409_when_replace_is_off(app: App) -> No
 async def test_a_check_lists_every_problem_and_registers_nothing(app: App) -> None:
     good = save_adapter(app.deck.folder / "good")
     report = (await app.post("/api/adapters:check", {"path": str(good)})).json()
-    assert (report["ok"], report["rank"], report["problems"]) == (True, 4, [])
+    assert (report["ok"], report["rank"], report["problems"], report["format"]) == (True, 4, [], "peft")
+    shape = {"count": 2, "in_features": 32, "out_features": 32, "ranks": [4], "scalings": [2.0]}
+    assert report["kinds"][0] == {"name": "q_proj", **shape}
+    assert (report["device_bytes"], report["load_seconds"]) == (report["bytes"], None)
     bad = save_adapter(app.deck.folder / "bad", rank=32, broken=True, base="another")
     report = (await app.post("/api/adapters:check", {"path": str(bad)})).json()
     assert report["ok"] is False

@@ -74,7 +74,7 @@ async def test_paths_outside_the_allowed_folders_need_trust(deck: Deck, tmp_path
         await deck.service.adapters.add("medical", outside)
     with pytest.raises(PathNotAllowed):
         await deck.service.adapters.check(outside)
-    assert (await deck.service.adapters.check(outside, trusted=True)).ok
+    assert (await deck.service.adapters.check(outside, trusted=True)).report.ok
     await deck.service.adapters.add("medical", outside, trusted=True)
 
 
@@ -83,7 +83,7 @@ async def test_bad_files_are_refused_by_name(deck: Deck) -> None:
         await deck.service.adapters.add("medical", deck.folder / "nothing")
     with pytest.raises(AdapterInvalid, match="rank"):
         await deck.service.adapters.add("medical", deck.files(1, rank=16))
-    report = await deck.service.adapters.check(deck.files(1, nan=True))
+    report = (await deck.service.adapters.check(deck.files(1, nan=True))).report
     assert not report.ok
     assert deck.registry.list() == []
     assert deck.blobs() == 0
@@ -231,3 +231,14 @@ async def test_locks_of_names_are_not_kept(deck: Deck) -> None:
         with pytest.raises(AdapterNotFound):
             await deck.service.adapters.load(f"nobody{i}")
     assert not deck.service.adapters._names._locks
+
+
+async def test_a_check_says_what_serving_would_take(deck: Deck) -> None:
+    first = await deck.service.adapters.check(deck.files(1))
+    assert (first.device_bytes, first.load_seconds) == (first.report.bytes, None)  # nobody has loaded anything yet
+    await deck.add("a", 2)
+    rate = deck.service.residency.ledger.load_rate
+    again = await deck.service.adapters.check(deck.files(3))
+    assert rate is not None
+    assert again.load_seconds == again.device_bytes / rate
+    assert len(deck.engine.resident()) == 1

@@ -32,3 +32,11 @@ def test_the_longest_unused_is_forgotten() -> None:
         ledger.leased(digest, hit=False)
     ledger.leased("c", hit=False)
     assert [ledger.of(digest).misses for digest in "abc"] == [0, 2, 1]
+
+
+def test_the_rate_is_that_of_all_loads() -> None:
+    ledger = Ledger()
+    assert ledger.load_rate is None
+    ledger.loaded("a", 1.0, 100)
+    ledger.loaded("b", 3.0, 500)
+    assert ledger.load_rate == 150.0

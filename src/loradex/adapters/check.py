@@ -10,7 +10,7 @@ Its tensors: `unsupported_tensors`, `unsupported_dtype`, `many_adapters`, `dupli
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loradex.adapters.adapter import Adapter, LoraLayer
@@ -37,6 +37,8 @@ class CheckReport:
         bytes: size of the weights file.
         base_model: what its configuration calls the base, or None.
         digest: SHA-256 of its content, in hexadecimal.
+        format: in what it came: `peft`, `edge`, `gguf` or `nemo`.
+        adapter: what was read of it.
     """
 
     problems: tuple[Problem, ...]
@@ -47,6 +49,8 @@ class CheckReport:
     bytes: int
     base_model: str | None
     digest: str
+    format: str = "peft"
+    adapter: Adapter | None = field(default=None, compare=False, repr=False)
 
     @property
     def ok(self) -> bool:
@@ -111,6 +115,7 @@ def _report(adapter: Adapter, problems: list[Problem], warnings: list[Problem]) 
         bytes=adapter.bytes,
         base_model=adapter.base_model,
         digest=adapter.digest,
+        adapter=adapter,
     )
 
 

@@ -46,15 +46,15 @@ def copy_and_digest(
     return digest.hex()
 
 
-def digest_files(config: Path, weights: Path) -> str:
-    """Return the digest of these two files.
+def digest_files(config: Path, weights: Path, rest: Callable[[], None] = lambda: None) -> str:
+    """Return the digest of these two files; `rest` is called after every piece.
 
     Raises:
         FilesNotFound: one of them cannot be read.
     """
     try:
         with weights.open("rb") as file:
-            return copy_and_digest(config.read_bytes(), file, None)
+            return copy_and_digest(config.read_bytes(), file, None, rest)
     except OSError as error:
         raise FilesNotFound(f"{error.filename or weights} cannot be read: {error.strerror or error}") from error
 

@@ -17,7 +17,9 @@ from loradex.core.canary import written
 from loradex.errors import AdapterInvalid
 
 if TYPE_CHECKING:
-    from loradex.client.views import AdapterView, Change, InvalidView
+    from rich.console import RenderableType
+
+    from loradex.client.views import AdapterView, Change, InvalidView, KindView
 
 app = typer.Typer(
     name="adapter", help="Add, inspect, promote and remove adapters.", no_args_is_help=True, rich_markup_mode=None
@@ -144,16 +146,19 @@ def check(out: Output, target: Target, source: Source, base: Base = None) -> Non
     report = target.adapters(base).check(target.place(source))
     if not report.ok and out.mode != "json":
         raise AdapterInvalid(f"The adapter at `{source}` cannot be served", report.problems)
+    load = "unknown before the first one" if report.load_seconds is None else f"about {human_time(report.load_seconds)}"
     facts = [
         ("fits", "yes"),
+        ("format", report.format),
         ("rank", str(report.rank)),
-        ("modules", ", ".join(report.modules)),
         ("weights", f"{human_count(report.parameters)}, {human_size(report.bytes)}"),
+        ("memory", f"{human_size(report.device_bytes)} in the engine"),
+        ("load", load),
         ("trained on", report.base_model or "unknown"),
         ("digest", report.digest),
         *(("warning", str(each)) for each in report.warnings),
     ]
-    out.data(report, grid(("", ""), facts), quiet=[report.digest])
+    out.data(report, [grid(("", ""), facts), "", _shapes(report.kinds)], quiet=[report.digest])
     if not report.ok:
         raise typer.Exit(1)
 
@@ -258,6 +263,19 @@ def history(out: Output, target: Target, name: Name) -> None:
 def _step(entry: object) -> str:
     before, after = getattr(entry, "from_version", None), getattr(entry, "to_version", None)
     return f"{before or '-'} -> {after or '-'}"
+
+
+def _shapes(kinds: Sequence[KindView]) -> RenderableType:
+    columns = ("module", "count", "inputs", "outputs", "rank", "scaling")
+    return grid(columns, [(*map(str, _sizes(each)), _all(each.ranks), _all(each.scalings)) for each in kinds])
+
+
+def _sizes(kind: KindView) -> tuple[object, ...]:
+    return kind.name, kind.count, kind.in_features, kind.out_features
+
+
+def _all(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values[:4]) + (", ..." if len(values) > 4 else "")
 
 
 def _numbers(adapter: AdapterView) -> list[int]:

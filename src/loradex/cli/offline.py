@@ -5,11 +5,13 @@ from __future__ import annotations
 import builtins
 import getpass
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loradex.adapters.summary import kinds
 from loradex.cli.base import named_base, own_base
-from loradex.client.views import AdapterView, Change, HistoryEntry, InvalidView, Pinned, Report, VersionView
+from loradex.client.views import AdapterView, Change, HistoryEntry, InvalidView, KindView, Pinned, Report, VersionView
 from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef
 from loradex.errors import AdapterNotFound, ConfigInvalid, Conflict, LoradexError
 from loradex.registry.registry import AdapterRecord, Registry
@@ -94,14 +96,19 @@ class Offline:
     def check(self, path: Path | str) -> Report:
         """Check the adapter at `path` against the base; nothing is registered."""
         with self._registry.fetched(str(path), self._limit, told=self._progress) as source:
-            found = self._registry.check(source.path, self._read_base(source.path), max_rank=self._rank)
+            base = self._read_base(source.path)
+            found = self._registry.check(source.path, base, max_rank=self._rank)
+        layers = found.adapter.layers if found.adapter is not None else {}
         return Report(
             ok=found.ok,
+            format=found.format,
             digest=found.digest,
             rank=found.rank,
             modules=found.modules,
+            kinds=tuple(KindView(**asdict(each)) for each in kinds(layers)),
             parameters=found.parameters,
             bytes=found.bytes,
+            device_bytes=found.parameters * (4 if base.dtype == "float32" else 2),
             base_model=found.base_model,
             problems=found.problems,
             warnings=tuple(str(each) for each in found.warnings),

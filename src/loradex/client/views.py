@@ -73,15 +73,35 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class KindView:
+    """The adapted linears of one kind and shape, with all ranks and scalings that occur among them."""
+
+    name: str
+    count: int = 0
+    in_features: int = 0
+    out_features: int = 0
+    ranks: tuple[int, ...] = ()
+    scalings: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """What a check found; `ok` when there is no problem."""
+    """What a check found; `ok` when there is no problem.
+
+    `device_bytes` is what the adapter would take in the engine, `load_seconds` what a load would take at the rate of
+    those so far, None where there was none.
+    """
 
     ok: bool
+    format: str = "peft"
     digest: str = ""
     rank: int = 0
     modules: tuple[str, ...] = ()
+    kinds: tuple[KindView, ...] = ()
     parameters: int = 0
     bytes: int = 0
+    device_bytes: int = 0
+    load_seconds: float | None = None
     base_model: str | None = None
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from loradex.client.views import (
     HistoryEntry,
     Info,
     InvalidView,
+    KindView,
     Pinned,
     Report,
     ResidentView,
@@ -83,8 +84,9 @@ def _read_change(data: Any, _: Mapping[str, str]) -> Change:
 
 
 def _read_report(data: Any, _: Mapping[str, str]) -> Report:
-    problems = data.get("problems", ()) if isinstance(data, Mapping) else ()
-    return _make(Report, data, problems=tuple(_make(errors.Problem, each) for each in problems))
+    found = data if isinstance(data, Mapping) else {}
+    problems = tuple(_make(errors.Problem, each) for each in found.get("problems", ()))
+    return _make(Report, data, problems=problems, kinds=tuple(_make(KindView, each) for each in found.get("kinds", ())))
 
 
 def _read_rows(cls: type[T], key: str) -> Callable[[Any, Mapping[str, str]], list[T]]:

@@ -30,7 +30,8 @@ def add(
     if percent is not None:
         if before is None:
             raise InvalidRequest(f"`{name}` has no version yet beside which this one could be a canary")
-        note = canary.beside(connection, key, before, number, percent, base)
+        shared = canary.beside(connection, key, before, number, percent, base)
+        note = "; ".join(filter(None, (staged.note, shared)))
         kept, tried = (before.current, before.current), (before.current, number)
         store.add_history(connection, key, actor, "add", moved=tried, base=base, meaning=kept, note=note)
         return number
@@ -43,6 +44,7 @@ def add(
     means = number if moved or (points is None and newest) else meant
     if same and means == meant and any_base is not None and any_base.enabled:
         return number  # nothing changed
+    ended = _end_canary(connection, key, before, base) if before and means != meant else ""
     store.add_history(
         connection,
         key,
@@ -52,7 +54,7 @@ def add(
         moved=(meant, number),
         base=base,
         meaning=(meant, means),
-        note=_end_canary(connection, key, before, base) if before and means != meant else "",
+        note="; ".join(filter(None, (staged.note, ended))),
     )
     return number
 

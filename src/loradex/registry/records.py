@@ -100,7 +100,8 @@ class Meaning:
 class Staged:
     """An adapter that is checked and stored, but not yet registered under any name.
 
-    `adapter.path` is its folder in the store. Hand it to `Registry.commit`, or to `Registry.discard`.
+    `adapter.path` is its folder in the store, `note` says from what it was converted, if it was. Hand it to
+    `Registry.commit`, or to `Registry.discard`.
     """
 
     adapter: Adapter
@@ -108,3 +109,4 @@ class Staged:
     source: str
     base: ModelInfo
     config: Mapping[str, Any]
+    note: str = ""

@@ -92,8 +92,9 @@ class Registry:
         files = find_source(folder, allowed)
         if isinstance(files, AdapterFiles) and not (files.pickled and allow_pickle):
             return check_examined(examine(files), base, max_rank, strict_base=strict_base)
-        with self._copied(files, base) as (_, found):
-            return check_examined(found, base, max_rank, strict_base=strict_base)
+        with self._copied(files, base) as (_, found, _):
+            report = check_examined(found, base, max_rank, strict_base=strict_base)
+        return replace(report, format=files.format if isinstance(files, ForeignFiles) else report.format)
 
     def stage(
         self,
@@ -127,7 +128,7 @@ class Registry:
         ):
             # Refused before anything is copied.
             check_examined(examine(files), base, max_rank, strict_base=strict_base).raise_if_bad(name)
-        with self._copied(files, base, rest) as (temporary, found):
+        with self._copied(files, base, rest) as (temporary, found, note):
             report = check_examined(found, base, max_rank, strict_base=strict_base)
             report.raise_if_bad(name)
             check_pin(name, report.digest, sha256)
@@ -138,7 +139,8 @@ class Registry:
                 self._hold(report.digest, -1)
                 raise _failed("stored", files, error) from error
         source = os.fsencode(origin or files.folder).decode("utf-8", "replace")
-        return Staged(replace(found.adapter, path=path), report, source, base, found.config.raw if found.config else {})
+        config = found.config.raw if found.config else {}
+        return Staged(replace(found.adapter, path=path), report, source, base, config, note)
 
     def fetched(
         self,
@@ -338,17 +340,17 @@ class Registry:
     @contextmanager
     def _copied(
         self, files: AdapterFiles | ForeignFiles, base: ModelInfo, rest: Callable[[], None] = lambda: None
-    ) -> Iterator[tuple[Path, Examined]]:
+    ) -> Iterator[tuple[Path, Examined, str]]:
         with ExitStack() as stack:
             try:
                 temporary = stack.enter_context(self._blobs.staging())
-                digest = copy_in(files, temporary, base, rest)
-                found = examine(find_files(temporary), digest)
+                copied = copy_in(files, temporary, base, rest)
+                found, note = examine(find_files(temporary), copied.digest), copied.note
             except AdapterInvalid as error:
-                found = unreadable(files.folder, error.problems)
+                found, note = unreadable(files.folder, error.problems), ""
             except OSError as error:
                 raise _failed("copied", files, error) from error
-            yield temporary, found
+            yield temporary, found, note
 
     def _hold(self, digest: str, by: int) -> None:
         with self._lock:

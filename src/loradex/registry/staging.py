@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
@@ -18,16 +20,25 @@ from loradex.core.model import ModelInfo
 from loradex.errors import AdapterInvalid, FilesNotFound, Problem
 
 ORIGINAL = "original"
-"""The folder in which a foreign adapter lies while it is read."""
+"""The folder in which an adapter of another form lies while it is read."""
+
+Rest = Callable[[], None]
+"""Called after every piece of work."""
 
 
-def copy_in(
-    files: AdapterFiles | ForeignFiles, folder: Path, base: ModelInfo, rest: Callable[[], None] = lambda: None
-) -> str:
-    """Bring configuration and weights into `folder` in PEFT's form, safely on disk, and return their digest.
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What lies in the folder now: the digest, and from what it was converted, empty for what PEFT saved."""
 
-    Pickled weights are turned into safetensors; the caller has been asked to. Other formats are copied, so that nobody
-    changes them meanwhile, converted, and leave the folder again. `rest` is called after every piece that is copied.
+    digest: str
+    note: str = ""
+
+
+def copy_in(files: AdapterFiles | ForeignFiles, folder: Path, base: ModelInfo, rest: Rest = lambda: None) -> Copied:
+    """Bring configuration and weights into `folder` in PEFT's form, safely on disk.
+
+    What has another form, pickled weights among them, is copied, so that nobody changes it meanwhile, converted, and
+    leaves the folder again; the caller has been asked to take pickles.
 
     Raises:
         FilesNotFound: a file cannot be opened, or is no regular file.
@@ -35,56 +46,63 @@ def copy_in(
         OSError: the copy cannot be written.
     """
     if isinstance(files, ForeignFiles):
-        return _convert_in(files, folder, base)
+        return _convert_in(files, folder, base, rest)
     with opened(files.config) as file:
         config = file.read(MAX_CONFIG_BYTES + 1)  # one more than is accepted: the check then says so
     with (folder / CONFIG).open("xb") as target:
         target.write(config)
         _finish(target)
-    copy = folder / (PICKLED if files.pickled else WEIGHTS)
-    with opened(files.weights) as file, copy.open("xb") as target:
+    if files.pickled:
+        return _unpickle_in(files.weights, folder, rest)
+    with opened(files.weights) as file, (folder / WEIGHTS).open("xb") as target:
         digest = copy_and_digest(config, file, target, rest)
         _finish(target)
-    if files.pickled:
-        from loradex.adapters.pickled import convert  # and numpy with it: listing must not wait for that
-
-        convert(copy, folder / WEIGHTS)
-        copy.unlink()
-        with (folder / WEIGHTS).open("rb+") as target:
-            _finish(target)
-        digest = digest_files(folder / CONFIG, folder / WEIGHTS)
-    return digest
+    return Copied(digest)
 
 
-def _convert_in(files: ForeignFiles, folder: Path, base: ModelInfo) -> str:
+def _unpickle_in(weights: Path, folder: Path, rest: Rest) -> Copied:
+    from loradex.adapters.pickled import convert  # and numpy with it: listing must not wait for that
+
+    origin = _copy_originals({PICKLED: weights}, folder, rest)
+    convert(folder / ORIGINAL / PICKLED, folder / WEIGHTS)
+    return _settled(folder, f"converted from a pickle with SHA-256 {origin}", rest)
+
+
+def _convert_in(files: ForeignFiles, folder: Path, base: ModelInfo, rest: Rest) -> Copied:
     from loradex.adapters.formats.convert import read_foreign  # and numpy, as above
     from loradex.adapters.formats.peft import write_peft
 
-    original = folder / ORIGINAL
-    copies = {name: original / name for name in files.parts}
-    room = MAX_WEIGHTS_BYTES
-    for name, copy in copies.items():
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        room -= _copy_at_most(files.parts[name], copy, room)
-    write_peft(read_foreign(files.format, copies, base), folder)
-    shutil.rmtree(original)
+    origin = _copy_originals(files.parts, folder, rest)
+    copies = {name: folder / ORIGINAL / name for name in files.parts}
+    write_peft(read_foreign(files.format, copies, base), folder, rest)
+    return _settled(folder, f"converted from {files.format} with SHA-256 {origin}", rest)
+
+
+def _copy_originals(parts: Mapping[str, Path], folder: Path, rest: Rest) -> str:
+    """Copy files into the folder of originals and return the SHA-256 of all their bytes, by name."""
+    size, digest = 0, hashlib.sha256()
+    for name, source in sorted(parts.items()):
+        target = folder / ORIGINAL / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with opened(source) as file, target.open("xb") as copy:
+            while piece := file.read(CHUNK_BYTES):
+                size += len(piece)
+                if size > MAX_WEIGHTS_BYTES:
+                    what = f"{source.name} is above the limit of {MAX_WEIGHTS_BYTES >> 30} GiB"
+                    problem = Problem("too_large", what, "Give the adapter alone, without weights of its base")
+                    raise AdapterInvalid(f"{source} cannot be read", [problem])
+                digest.update(piece)
+                copy.write(piece)
+                rest()
+    return digest.hexdigest()
+
+
+def _settled(folder: Path, note: str, rest: Rest) -> Copied:
+    shutil.rmtree(folder / ORIGINAL)
     for name in (CONFIG, WEIGHTS):
         with (folder / name).open("rb+") as target:
             _finish(target)
-    return digest_files(folder / CONFIG, folder / WEIGHTS)
-
-
-def _copy_at_most(source: Path, target: Path, room: int) -> int:
-    size = 0
-    with opened(source) as file, target.open("xb") as copy:
-        while piece := file.read(CHUNK_BYTES):
-            size += len(piece)
-            if size > room:
-                what = f"{source.name} makes it larger than the limit of {MAX_WEIGHTS_BYTES >> 30} GiB"
-                problem = Problem("too_large", what, "Give the adapter alone, without weights of its base")
-                raise AdapterInvalid(f"{source} cannot be read", [problem])
-            copy.write(piece)
-    return size
+    return Copied(digest_files(folder / CONFIG, folder / WEIGHTS, rest), note)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace as with_values
 from functools import partial
 
-from loradex.adapters.check import CheckReport
 from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef, Reference, check_name
 from loradex.engine.base import Engine, Progress, Resident
 from loradex.errors import AdapterNotFound, Conflict
@@ -24,7 +23,7 @@ from loradex.service.replace import Mode, Plan, Replacer
 from loradex.service.residency import Residency
 from loradex.service.staging import staged
 from loradex.service.usage import Usage
-from loradex.service.views import AdapterView, Change, VersionState
+from loradex.service.views import AdapterView, Change, Checked, VersionState
 
 __all__ = ["Adapters", "Mode"]
 
@@ -112,13 +111,16 @@ class Adapters:
 
     async def check(
         self, source: Source, *, trusted: bool = False, allow_pickle: bool = False, sha256: str = ""
-    ) -> CheckReport:
-        """Read and check the adapter at `source` without storing anything.
+    ) -> Checked:
+        """Read and check the adapter at `source` without storing or loading anything.
 
         Raises:
             PathNotAllowed, FilesNotFound, SourceFailed: about the source.
         """
-        return await asyncio.to_thread(self._intake.check, Asked(source, trusted, allow_pickle, sha256))
+        report = await asyncio.to_thread(self._intake.check, Asked(source, trusted, allow_pickle, sha256))
+        size = self._engine.footprint(report.adapter) if report.adapter is not None else 0
+        rate = self._residency.ledger.load_rate
+        return Checked(report, size, size / rate if rate else None)
 
     async def list(self) -> list[AdapterView]:
         """Return every name that has versions for this base, disabled ones too."""

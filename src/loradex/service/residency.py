@@ -335,7 +335,7 @@ class Residency:
         report = await self._engine.load(adapter)
         entry.bytes = report.bytes or entry.bytes
         seconds = self._clock() - started
-        self.ledger.loaded(entry.digest, seconds)
+        self.ledger.loaded(entry.digest, seconds, entry.bytes)
         self._observe_load(seconds)
 
     def _loaded(self, entry: Entry, task: asyncio.Task[None]) -> None:

@@ -50,6 +50,13 @@ class Ledger:
         self._kept = kept
         self._leases = 0
         self._usages: OrderedDict[str, Usage] = OrderedDict()
+        self._bytes = 0
+        self._seconds = 0.0
+
+    @property
+    def load_rate(self) -> float | None:
+        """Bytes a second of all loads so far; None before the first."""
+        return self._bytes / self._seconds if self._bytes and self._seconds > 0 else None
 
     def leased(self, digest: str, *, hit: bool) -> None:
         """Count a lease."""
@@ -59,8 +66,10 @@ class Ledger:
         hits, misses = usage.hits + hit, usage.misses + (not hit)
         self._note(digest, replace(usage, hits=hits, misses=misses, decayed=decayed, lease=self._leases))
 
-    def loaded(self, digest: str, seconds: float) -> None:
-        """Count a load."""
+    def loaded(self, digest: str, seconds: float, size: int = 0) -> None:
+        """Count a load of `size` bytes."""
+        self._bytes += size
+        self._seconds += seconds
         usage = self.of(digest)
         self._note(digest, replace(usage, loads=usage.loads + 1, load_seconds=seconds))
 

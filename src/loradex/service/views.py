@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from loradex.adapters.check import CheckReport
 from loradex.core.adapter import AdapterRef
 from loradex.core.canary import Shares
 from loradex.registry.records import AdapterRecord, VersionRecord
@@ -105,6 +106,21 @@ class AdapterView:
     def canary(self) -> Shares:
         """Percent of the requests for the bare name by version while a canary runs; else empty."""
         return self.record.canary
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a check found, and what serving the adapter would take.
+
+    Attributes:
+        report: of its files.
+        device_bytes: what it would take in the engine.
+        load_seconds: how long a load would take at the rate of all loads so far; None before the first.
+    """
+
+    report: CheckReport
+    device_bytes: int
+    load_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)

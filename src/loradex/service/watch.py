@@ -129,7 +129,7 @@ class Watcher:
     async def _is_known(self, name: str, path: Path) -> bool:
         with suppress(AdapterNotFound):
             view = await self._adapters.get(name)
-            report = await self._adapters.check(path, trusted=True)
+            report = (await self._adapters.check(path, trusted=True)).report
             return report.ok and report.digest in {each.record.digest for each in view.versions}
         return False
 

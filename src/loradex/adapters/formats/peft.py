@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,10 @@ def read_peft(folder: Path) -> Lora:
     return Lora(pairs, found.config.base_model, options)
 
 
-def write_peft(lora: Lora, folder: Path) -> None:
+def write_peft(lora: Lora, folder: Path, rest: Callable[[], None] = lambda: None) -> None:
     """Write configuration and weights into a folder that has none: equal adapters give equal bytes, thus one digest.
+
+    `rest` is called after every few MiB.
 
     Raises:
         OSError: a file is there already, or the disk refuses.
@@ -65,7 +68,7 @@ def write_peft(lora: Lora, folder: Path) -> None:
     for module, pair in lora.pairs.items():
         tensors[str(Key(module, "A"))] = pair.a
         tensors[str(Key(module, "B"))] = pair.b
-    write_safetensors(folder / WEIGHTS, tensors)
+    write_safetensors(folder / WEIGHTS, tensors, rest)
 
 
 def _config(lora: Lora) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     return {name: tensor_at(path, data, info.dtype, info.shape, info.start) for name, info in header.tensors.items()}
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a new file: equal tensors give equal bytes.
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], rest: Callable[[], None] = lambda: None) -> None:
+    """Write a new file: equal tensors give equal bytes. `rest` is called after every few MiB.
 
     Raises:
         OSError: the file is there already, or the disk refuses.
@@ -47,3 +47,4 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         for _, tensor in sorted(tensors.items()):
             for piece in tensor.pieces():
                 file.write(piece)
+                rest()

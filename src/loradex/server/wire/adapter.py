@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from datetime import datetime
 
 from pydantic import BaseModel
 
-from loradex.adapters.check import CheckReport
+from loradex.adapters.summary import kinds
 from loradex.registry.records import HistoryEntry
 from loradex.server.wire.error import ProblemBody
-from loradex.service.views import AdapterView, VersionState
+from loradex.service.views import AdapterView, Checked, VersionState
 from loradex.service.watch import Invalid
 
 
@@ -106,29 +107,54 @@ class AdapterListReply(BaseModel):
     invalid: list[InvalidRow]
 
 
+class KindReply(BaseModel):
+    """The adapted linears of one kind and shape, with all ranks and scalings that occur among them."""
+
+    name: str
+    count: int
+    in_features: int
+    out_features: int
+    ranks: list[int]
+    scalings: list[float]
+
+
 class ReportReply(BaseModel):
-    """What a check found."""
+    """What a check found, and what serving the adapter would take.
+
+    `device_bytes` is what it would take in the engine, `load_seconds` how long a load would take at the rate of all
+    loads so far, null before the first.
+    """
 
     ok: bool
+    format: str
     digest: str
     rank: int
     modules: list[str]
+    kinds: list[KindReply]
     parameters: int
     bytes: int
+    device_bytes: int
+    load_seconds: float | None
     base_model: str | None
     problems: list[ProblemBody]
     warnings: list[str]
 
     @classmethod
-    def of(cls, report: CheckReport) -> ReportReply:
-        """Return the reply for a report."""
+    def of(cls, checked: Checked) -> ReportReply:
+        """Return the reply for what was checked."""
+        report = checked.report
+        found = kinds(report.adapter.layers) if report.adapter is not None else ()
         return cls(
             ok=report.ok,
+            format=report.format,
             digest=report.digest,
             rank=report.rank,
             modules=list(report.modules),
+            kinds=[KindReply(**asdict(each)) for each in found],
             parameters=report.parameters,
             bytes=report.bytes,
+            device_bytes=checked.device_bytes,
+            load_seconds=checked.load_seconds,
             base_model=report.base_model,
             problems=[ProblemBody(code=each.code, what=each.what, fix=each.fix) for each in report.problems],
             warnings=[str(each) for each in report.warnings],
