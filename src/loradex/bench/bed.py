@@ -92,6 +92,7 @@ class Bed:
             "architecture": self.info.architecture,
             "dtype": self.info.dtype,
             "quantization": self.info.quantization,
+            "kv_cache_dtype": self.info.kv_cache_dtype,
             "device": self.info.device,
             "weights": self.cost.linears + self.cost.head,
             "adapter_class": kind.name,

@@ -39,6 +39,7 @@ class Cost:
         """Return the cost of a model with these adapters."""
         shapes = info.linears.values()
         width = _BYTES.get(info.dtype, 2)
+        kept_width = 1 if info.kv_cache_dtype == "fp8" else width
         cached = [shape for name, shape in info.linears.items() if name.rpartition(".")[2] in _CACHED]
         # What keys are made of is what the head reads; the order of linears says nothing.
         hidden = next((shape.in_features for shape in (*cached, *shapes)), 0)
@@ -47,7 +48,7 @@ class Cost:
             linears=sum(shape.in_features * shape.out_features for shape in shapes),
             head=info.vocab_size * hidden,
             width=width,
-            cached=kept * width,
+            cached=kept * kept_width,
             adapters=tuple(each.parameters for each in adapters),
             quantized=info.weight_bytes,
         )

@@ -29,6 +29,7 @@ FLAGS = (
     ),
     Flag("engine.max_batched_tokens", ("--max-num-batched-tokens",), "Tokens computed in one step.", "N", "Engine"),
     Flag("engine.kv_cache_memory", ("--kv-cache-memory",), "Memory for keys and values.", "SIZE", "Engine"),
+    Flag("engine.kv_cache_dtype", ("--kv-cache-dtype",), "Of keys and values: auto or fp8.", "TYPE", "Engine"),
     Flag("engine.threads", ("--threads",), "CPU threads.", "N", "Engine"),
     Flag("engine_name", ("--engine",), "Engine that runs the model.", "NAME", "Engine"),
 )

@@ -10,6 +10,7 @@ MODEL = (
     Flag("engine.dtype", ("--dtype",), "auto, float32, bfloat16 or float16.", "TYPE"),
     Flag("engine.device", ("--device",), "auto, cpu, cuda or cuda:N.", "DEVICE"),
     Flag("engine.quantization", ("--quantization",), "Round the base's weights: none, int8, int4 or fp8.", "METHOD"),
+    Flag("engine.kv_cache_dtype", ("--kv-cache-dtype",), "Of keys and values: auto or fp8.", "TYPE"),
     Flag("engine.max_model_len", ("--max-model-len",), "Tokens of prompt and answer together.", "N"),
 )
 

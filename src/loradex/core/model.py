@@ -32,6 +32,7 @@ class ModelInfo:
         has_chat_template: whether the tokenizer can render messages.
         head_dim: rows of q, k and v that belong to one head of attention; 0 where that is not known.
         quantization: how the engine rounded the weights of linears and output head, such as `int8`; `none` where not.
+        kv_cache_dtype: of keys and values: `auto` is that of the weights before they were rounded.
         weight_bytes: what those weights take then, scales included; 0 where each takes what `dtype` says.
     """
 
@@ -47,4 +48,5 @@ class ModelInfo:
     has_chat_template: bool
     head_dim: int = 0
     quantization: str = "none"
+    kv_cache_dtype: str = "auto"
     weight_bytes: int = 0

@@ -8,6 +8,7 @@ from typing import Literal
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "int8", "int4", "fp8"]
+CacheDType = Literal["auto", "fp8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class EngineConfig:
         quantization: how the base's linears are rounded when they are loaded: `none`, `int8` (a scale for each output),
             `int4` (a scale for 32 inputs of each output; the output head in int8) or `fp8` (on a GPU that has it).
             Adapters keep their own dtype.
+        kv_cache_dtype: of keys and values: `auto` takes `dtype`, `fp8` 8-bit floats (e4m3), half of bfloat16's memory.
         max_model_len: tokens of prompt and answer together; None takes the model's own limit.
         max_loras: adapters resident at a time. A slot costs next to nothing; what is in it does: see `adapter_memory`.
         max_lora_rank: adapters above it are refused.
@@ -44,6 +46,7 @@ class EngineConfig:
     dtype: DType = "auto"
     device: str = "auto"
     quantization: Quantization = "none"
+    kv_cache_dtype: CacheDType = "auto"
     max_model_len: int | None = None
     max_loras: int = 64
     max_lora_rank: int = 64

@@ -51,6 +51,7 @@ async def info(service: TheService) -> Info:
             architecture=model.architecture,
             dtype=model.dtype,
             quantization=model.quantization,
+            kv_cache_dtype=model.kv_cache_dtype,
             device=model.device,
             vocab_size=model.vocab_size,
             max_model_len=model.max_model_len,

@@ -46,7 +46,8 @@ class PagedAttention:
         `[1, rows, query heads, value dim]`.
         """
         if self.cache is None:
-            self.shapes[layer] = CacheShape(key.shape[1], key.shape[3], value.shape[3])
+            peaks = (float(each.abs().max()) for each in (key, value))
+            self.shapes[layer] = CacheShape(key.shape[1], key.shape[3], value.shape[3], *peaks)
             return _causal(query, key, value, 0, scaling, window, softcap).transpose(1, 2)
         batch = self.step.batch
         self.cache.write(layer, batch.cells, key[0].transpose(0, 1), value[0].transpose(0, 1))

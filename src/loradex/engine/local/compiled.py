@@ -6,6 +6,7 @@ import logging
 
 import torch
 
+from loradex.engine.local.kvcache_fp8 import Fp8Cache
 from loradex.engine.local.model import BaseModel
 from loradex.engine.local.packed import PackedLinear
 from loradex.engine.local.quantized import Product, quantized_linears
@@ -33,6 +34,7 @@ def compile_kernels(model: BaseModel) -> bool:
 
         _compile_few(model)
         _compile_quantized(model)
+        _compile_cache(model)
     except (NumbaError, ImportError, OSError, RuntimeError) as error:
         return _refused(error)
     if model.dtype not in KERNELS:
@@ -78,6 +80,16 @@ def _compile_quantized(model: BaseModel) -> None:
 
     for linear in linears:
         linear.take(make)
+
+
+def _compile_cache(model: BaseModel) -> None:
+    """Give a cache of 8-bit floats its reader."""
+    cache = model.attention.cache
+    if isinstance(cache, Fp8Cache):
+        from loradex.engine.local.fp8_job import DTYPES, VALUES, Fp8Job
+
+        if cache.dtype in DTYPES and all(size % VALUES == 0 for size in cache.sizes()):
+            cache.decode = Fp8Job(cache.dtype).decode
 
 
 def _take_cuda(model: BaseModel) -> None:

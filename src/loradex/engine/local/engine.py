@@ -24,6 +24,7 @@ from loradex.engine.local import model as base_model
 from loradex.engine.local.blocks import Blocks
 from loradex.engine.local.compiled import compile_kernels
 from loradex.engine.local.kvcache import KVCache
+from loradex.engine.local.kvcache_fp8 import FP8, Fp8Cache
 from loradex.engine.local.loader import Loader
 from loradex.engine.local.loop import Loop, Message
 from loradex.engine.local.model import BaseModel
@@ -216,7 +217,8 @@ class LocalEngine:
         self._eos = _end_tokens(self._model, self._text)
         tell("cache", 0.8)
         blocks, max_len = _make_blocks(self.config, self._model)
-        self._model.attention.cache = KVCache(
+        kind = Fp8Cache if self.config.kv_cache_dtype == "fp8" else KVCache
+        self._model.attention.cache = kind(
             self._model.attention.shapes, blocks.count * blocks.size, self._model.dtype, device
         )
         packs = None if self.config.pack_dir is None else PackFolder(self.config.pack_dir)
@@ -225,7 +227,7 @@ class LocalEngine:
         compiled = compile_kernels(self._model)
         runner = Runner(self._model, Slots(self.config.max_loras), blocks.size, self._eos, compiled)
         tell("self-check", 0.9)
-        check(runner)
+        check(runner, fp8=self.config.quantization == "fp8")
         dismiss()  # from here on the engine's own thread computes
         self._info = self._describe(folder, max_len)
         scheduler = Scheduler(
@@ -252,6 +254,7 @@ class LocalEngine:
             has_chat_template=self._text.has_chat_template,
             head_dim=offline.head_dim,
             quantization=self.config.quantization,
+            kv_cache_dtype=self.config.kv_cache_dtype,
             weight_bytes=sum(linear.nbytes for linear in quantized_linears(self._model.module)),
         )
 
@@ -288,7 +291,8 @@ def _make_blocks(config: EngineConfig, model: BaseModel) -> tuple[Blocks, int]:
     Raises:
         ConfigInvalid: the context asked for is beyond the model, or does not fit the memory.
     """
-    per_token = sum(shape.bytes_per_token(model.dtype) for shape in model.attention.shapes.values())
+    dtype = FP8 if config.kv_cache_dtype == "fp8" else model.dtype
+    per_token = sum(shape.bytes_per_token(dtype) for shape in model.attention.shapes.values())
     blocks = Blocks(config.kv_cache_memory // (per_token * config.block_size), config.block_size)
     room = blocks.count * blocks.size
     own = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or room

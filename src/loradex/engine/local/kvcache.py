@@ -10,11 +10,13 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class CacheShape:
-    """Of one layer: key/value heads, and the size of a head's key and of its value."""
+    """Of one layer: key/value heads, the size of a head's key and of its value, and the largest seen of each."""
 
     heads: int
     key_dim: int
     value_dim: int
+    key_peak: float = 0.0
+    value_peak: float = 0.0
 
     def bytes_per_token(self, dtype: torch.dtype) -> int:
         """Bytes that a token takes in this layer."""
@@ -42,8 +44,9 @@ class KVCache:
 
     def read(self, layer: int, cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values of `cells` (`[sequences, context]`), each `[sequences, heads, context, dim]`."""
-        return _gather(self._keys[layer], cells), _gather(self._values[layer], cells)
+        return gather(self._keys[layer], cells).transpose(1, 2), gather(self._values[layer], cells).transpose(1, 2)
 
 
-def _gather(pool: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
-    return pool.index_select(0, cells.flatten()).view(*cells.shape, *pool.shape[1:]).transpose(1, 2)
+def gather(pool: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+    """Return `[*cells, heads, dim]` from a pool `[all cells, heads, dim]`."""
+    return pool.index_select(0, cells.flatten()).view(*cells.shape, *pool.shape[1:])

@@ -14,10 +14,29 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llvmlite import ir
 from numba import cfunc, njit, types
-from numba.core import cgutils
 from numba.extending import intrinsic
+
+from loradex.engine.local.vectors import (
+    F32,
+    I8,
+    I16,
+    I32,
+    I64,
+    LANES,
+    Values,
+    bfloat16,
+    broadcast,
+    constant,
+    element,
+    fetch,
+    fma,
+    loop,
+    many,
+    pointer,
+    read,
+    write,
+)
 
 # The fields of a job. A change here must stay in this file: the cache on disk looks at no other.
 TAKEN = 0  # panels taken so far; 0 at the start, and the first field
@@ -39,127 +58,56 @@ FIELDS = 14
 PANEL = 64
 GROUP = 32  # inputs that share a scale in int4
 ROWS_AT_ONCE = 4
-_LANES = 16
-_VECTORS = PANEL // _LANES
+_VECTORS = PANEL // LANES
 _AHEAD = 4096  # bytes between what is read and what is asked for; without asking a product takes 1.4 times as long
-_I8, _I16, _I32, _I64, _F32 = (*map(ir.IntType, (8, 16, 32, 64)), ir.FloatType())
-
-Values = list[Any]
-"""Vectors of 16 float32, four for the 64 outputs of a panel."""
-
-
-def _many(kind: Any) -> Any:
-    return ir.VectorType(kind, _LANES)
-
-
-def _constant(kind: Any, value: float) -> Any:
-    return ir.Constant(_many(kind), [value] * _LANES)
-
-
-def _pointer(b: Any, address: Any, kind: Any) -> Any:
-    return b.inttoptr(address, kind.as_pointer())
-
-
-def _read(b: Any, address: Any, offset: int, kind: Any) -> Any:
-    """Load a vector that may lie anywhere."""
-    return b.load(_pointer(b, b.add(address, _I64(offset)), _many(kind)), align=1)
-
-
-def _write(b: Any, address: Any, offset: int, value: Any) -> None:
-    b.store(value, _pointer(b, b.add(address, _I64(offset)), value.type), align=1)
-
-
-def _element(b: Any, base: Any, index: Any, size: int) -> Any:
-    """Return the address of an element."""
-    return b.add(base, b.mul(index, _I64(size)))
-
-
-def _broadcast(b: Any, address: Any) -> Any:
-    """Return a vector that holds the float32 at an address 16 times."""
-    empty = ir.Constant(_many(_F32), ir.Undefined)
-    one = b.insert_element(empty, b.load(_pointer(b, address, _F32), align=4), _I32(0))
-    return b.shuffle_vector(one, empty, ir.Constant(_many(_I32), [0] * _LANES))
-
-
-def _fma(b: Any, x: Any, y: Any, z: Any) -> Any:
-    """Return `x * y + z`."""
-    kind = ir.FunctionType(x.type, [x.type] * 3)
-    return b.call(cgutils.get_or_insert_function(b.module, kind, f"llvm.fma.v{_LANES}f32"), [x, y, z])
-
-
-def _fetch(b: Any, address: Any) -> None:
-    """Ask for the cache line at an address, which need not exist."""
-    byte = _I8.as_pointer()
-    kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
-    fetch = b.module.declare_intrinsic("llvm.prefetch", [byte], kind)
-    b.call(fetch, [b.inttoptr(address, byte), _I32(0), _I32(3), _I32(1)])
-
-
-def _loop(b: Any, count: Any, carried: Values, body: Callable[[Any, Values], Values]) -> Values:
-    """Run `body` for 0 to `count - 1` (at least once); what it returns is what the next run gets, in registers."""
-    before, inside, after = b.block, b.append_basic_block("loop"), b.append_basic_block("done")
-    b.branch(inside)
-    b.position_at_end(inside)
-    index = b.phi(_I64)
-    index.add_incoming(_I64(0), before)
-    given = [b.phi(value.type) for value in carried]
-    for phi, value in zip(given, carried, strict=True):
-        phi.add_incoming(value, before)
-    made = body(index, given)
-    following = b.add(index, _I64(1))
-    for phi, value in zip([index, *given], [following, *made], strict=True):
-        phi.add_incoming(value, b.block)
-    b.cbranch(b.icmp_signed("<", following, count), inside, after)
-    b.position_at_end(after)
-    return made
 
 
 def _codes8(b: Any, panel: Any, index: Any) -> Values:
-    """Return the codes of one input for the 64 outputs of a panel, as float32."""
-    place = _element(b, panel, index, PANEL)
-    _fetch(b, b.add(place, _I64(_AHEAD)))
-    return [b.sitofp(b.sext(_read(b, place, _LANES * v, _I8), _many(_I32)), _many(_F32)) for v in range(_VECTORS)]
+    """Return the codes of one input for the 64 outputs of a panel, as four vectors of float32."""
+    place = element(b, panel, index, PANEL)
+    fetch(b, b.add(place, I64(_AHEAD)))
+    return [b.sitofp(b.sext(read(b, place, LANES * v, I8), many(I32)), many(F32)) for v in range(_VECTORS)]
 
 
 def _codes4(b: Any, panel: Any, index: Any) -> Values:
-    place = _element(b, panel, index, PANEL // 2)
-    _fetch(b, b.add(place, _I64(_AHEAD)))
-    both = [b.sext(_read(b, place, _LANES * v, _I8), _many(_I32)) for v in range(_VECTORS // 2)]
-    low = [b.ashr(b.shl(each, _constant(_I32, 28)), _constant(_I32, 28)) for each in both]
-    high = [b.ashr(each, _constant(_I32, 4)) for each in both]
-    return [b.sitofp(each, _many(_F32)) for each in low + high]
+    place = element(b, panel, index, PANEL // 2)
+    fetch(b, b.add(place, I64(_AHEAD)))
+    both = [b.sext(read(b, place, LANES * v, I8), many(I32)) for v in range(_VECTORS // 2)]
+    low = [b.ashr(b.shl(each, constant(I32, 28)), constant(I32, 28)) for each in both]
+    high = [b.ashr(each, constant(I32, 4)) for each in both]
+    return [b.sitofp(each, many(F32)) for each in low + high]
 
 
 def _scales4(b: Any, scales: Any, group: Any) -> Values:
-    place = _element(b, scales, group, 2 * PANEL)
-    bits = [b.zext(_read(b, place, 2 * _LANES * v, _I16), _many(_I32)) for v in range(_VECTORS)]
-    return [b.bitcast(b.shl(each, _constant(_I32, 16)), _many(_F32)) for each in bits]
+    place = element(b, scales, group, 2 * PANEL)
+    bits = [b.zext(read(b, place, 2 * LANES * v, I16), many(I32)) for v in range(_VECTORS)]
+    return [b.bitcast(b.shl(each, constant(I32, 16)), many(F32)) for each in bits]
 
 
 def _accumulate(b: Any, sums: Values, weights: Values, x: Any, width: Any, index: Any) -> Values:
     """Add the products of one input to the sums of all rows, `[rows, 4]`; `x` is the address of the first row."""
     made = []
     for row in range(len(sums) // _VECTORS):
-        value = _broadcast(b, _element(b, x, b.add(b.mul(width, _I64(row)), index), 4))
+        value = broadcast(b, element(b, x, b.add(b.mul(width, I64(row)), index), 4))
         own = sums[row * _VECTORS : (row + 1) * _VECTORS]
-        made += [_fma(b, weight, value, each) for weight, each in zip(weights, own, strict=True)]
+        made += [fma(b, weight, value, each) for weight, each in zip(weights, own, strict=True)]
     return made
 
 
 def _sums8(b: Any, rows: int, panel: Any, scales: Any, x: Any, width: Any) -> Values:
     """Return the products of some rows with a panel."""
-    zero = [_constant(_F32, 0.0)] * (rows * _VECTORS)
-    sums = _loop(b, width, zero, lambda i, given: _accumulate(b, given, _codes8(b, panel, i), x, width, i))
-    factors = [_read(b, scales, 4 * _LANES * v, _F32) for v in range(_VECTORS)]
+    zero = [constant(F32, 0.0)] * (rows * _VECTORS)
+    sums = loop(b, width, zero, lambda i, given: _accumulate(b, given, _codes8(b, panel, i), x, width, i))
+    factors = [read(b, scales, 4 * LANES * v, F32) for v in range(_VECTORS)]
     return [b.fmul(each, factors[n % _VECTORS]) for n, each in enumerate(sums)]
 
 
 def _sums4(b: Any, rows: int, panel: Any, scales: Any, x: Any, width: Any) -> Values:
-    zero = [_constant(_F32, 0.0)] * (rows * _VECTORS)
+    zero = [constant(F32, 0.0)] * (rows * _VECTORS)
 
     def group(number: Any, sums: Values) -> Values:
         factors = _scales4(b, scales, number)
-        first = b.mul(number, _I64(GROUP))
+        first = b.mul(number, I64(GROUP))
 
         def scaled(offset: Any, given: Values) -> Values:
             index = b.add(first, offset)
@@ -171,36 +119,26 @@ def _sums4(b: Any, rows: int, panel: Any, scales: Any, x: Any, width: Any) -> Va
             return _accumulate(b, given, _codes4(b, panel, index), x, width, index)
 
         if rows > 2:  # sums of the group would not fit into the registers
-            return _loop(b, _I64(GROUP), sums, scaled)
-        own = _loop(b, _I64(GROUP), zero, plain)
-        return [_fma(b, each, factors[n % _VECTORS], sums[n]) for n, each in enumerate(own)]
+            return loop(b, I64(GROUP), sums, scaled)
+        own = loop(b, I64(GROUP), zero, plain)
+        return [fma(b, each, factors[n % _VECTORS], sums[n]) for n, each in enumerate(own)]
 
-    return _loop(b, b.sdiv(width, _I64(GROUP)), zero, group)
-
-
-def _bfloat16(b: Any, value: Any) -> Any:
-    """Round to the nearest bfloat16, ties to even; a NaN stays one."""
-    bits = b.bitcast(value, _many(_I32))
-    odd = b.and_(b.lshr(bits, _constant(_I32, 16)), _constant(_I32, 1))
-    nearest = b.add(b.add(bits, odd), _constant(_I32, 0x7FFF))
-    quiet = b.or_(bits, _constant(_I32, 0x00400000))
-    chosen = b.select(b.fcmp_unordered("uno", value, value), quiet, nearest)
-    return b.trunc(b.lshr(chosen, _constant(_I32, 16)), _many(_I16))
+    return loop(b, b.sdiv(width, I64(GROUP)), zero, group)
 
 
 def _put(b: Any, output: Any, place: Any, wide: Any, values: Values) -> None:
     """Store 64 values from column `place` on, as float32 or bfloat16."""
-    with b.if_else(b.icmp_signed("!=", wide, _I64(0))) as (yes, no):
+    with b.if_else(b.icmp_signed("!=", wide, I64(0))) as (yes, no):
         with yes:
             for v, value in enumerate(values):
-                _write(b, _element(b, output, place, 4), 4 * _LANES * v, value)
+                write(b, element(b, output, place, 4), 4 * LANES * v, value)
         with no:
             for v, value in enumerate(values):
-                _write(b, _element(b, output, place, 2), 2 * _LANES * v, _bfloat16(b, value))
+                write(b, element(b, output, place, 2), 2 * LANES * v, bfloat16(b, value))
 
 
 def _fields(b: Any, job: Any, *names: int) -> Values:
-    return [b.load(_pointer(b, b.add(job, _I64(8 * name)), _I64)) for name in names]
+    return [b.load(pointer(b, b.add(job, I64(8 * name)), I64)) for name in names]
 
 
 def _panel(b: Any, job: Any, number: Any) -> tuple[Any, Any]:
@@ -216,12 +154,12 @@ def _tile(rows: int, sums: Callable[..., Values]) -> Any:
         job, number, row = arguments
         panel, scales = _panel(b, job, number)
         bias, x, output, width, pitch, wide = _fields(b, job, BIAS, INPUT, OUTPUT, WIDTH, PITCH, WIDE)
-        column = b.mul(number, _I64(PANEL))
-        added = [_read(b, _element(b, bias, column, 4), 4 * _LANES * v, _F32) for v in range(_VECTORS)]
-        found = sums(b, rows, panel, scales, _element(b, x, b.mul(row, width), 4), width)
+        column = b.mul(number, I64(PANEL))
+        added = [read(b, element(b, bias, column, 4), 4 * LANES * v, F32) for v in range(_VECTORS)]
+        found = sums(b, rows, panel, scales, element(b, x, b.mul(row, width), 4), width)
         for n in range(rows):
             own = found[n * _VECTORS : (n + 1) * _VECTORS]
-            place = b.add(b.mul(b.add(row, _I64(n)), pitch), column)
+            place = b.add(b.mul(b.add(row, I64(n)), pitch), column)
             _put(b, output, place, wide, [b.fadd(*pair) for pair in zip(own, added, strict=True)])
         return c.get_dummy_value()
 
@@ -236,7 +174,7 @@ def _writer(bits: int) -> Any:
         panel, scales = _panel(b, job, number)
         output, width, pitch, wide = _fields(b, job, OUTPUT, WIDTH, PITCH, WIDE)
 
-        column = b.mul(number, _I64(PANEL))
+        column = b.mul(number, I64(PANEL))
 
         def plain(index: Any, given: Values) -> Values:
             _put(b, output, b.add(b.mul(index, pitch), column), wide, _codes8(b, panel, index))
@@ -244,15 +182,15 @@ def _writer(bits: int) -> Any:
 
         def group(g: Any, given: Values) -> Values:
             def scaled(offset: Any, factors: Values) -> Values:
-                index = b.add(b.mul(g, _I64(GROUP)), offset)
+                index = b.add(b.mul(g, I64(GROUP)), offset)
                 weights = [b.fmul(*pair) for pair in zip(_codes4(b, panel, index), factors, strict=True)]
                 _put(b, output, b.add(b.mul(index, pitch), column), wide, weights)
                 return factors
 
-            _loop(b, _I64(GROUP), _scales4(b, scales, g), scaled)
+            loop(b, I64(GROUP), _scales4(b, scales, g), scaled)
             return given
 
-        _loop(b, width if bits == 8 else b.sdiv(width, _I64(GROUP)), [], plain if bits == 8 else group)
+        loop(b, width if bits == 8 else b.sdiv(width, I64(GROUP)), [], plain if bits == 8 else group)
         return c.get_dummy_value()
 
     return _of_three(generate)
@@ -271,7 +209,7 @@ def _field(_: Any, job: Any, name: Any) -> Any:
     """Return a field of a job."""
 
     def generate(c: Any, b: Any, s: Any, args: Any) -> Any:
-        return b.load(_pointer(b, _element(b, args[0], args[1], 8), _I64))
+        return b.load(pointer(b, element(b, args[0], args[1], 8), I64))
 
     return types.int64(types.int64, types.int64), generate
 
@@ -281,7 +219,7 @@ def _take(_: Any, address: Any, count: Any) -> Any:
     """Add to an int64 that other threads add to as well; return what it was."""
 
     def generate(c: Any, b: Any, s: Any, args: Any) -> Any:
-        return b.atomic_rmw("add", _pointer(b, args[0], _I64), args[1], "seq_cst")
+        return b.atomic_rmw("add", pointer(b, args[0], I64), args[1], "seq_cst")
 
     return types.int64(types.int64, types.int64), generate
 
@@ -307,11 +245,11 @@ def _multiplier(sums: Callable[..., Values]) -> Any:
 
 
 def _unpacker(bits: int) -> Any:
-    write = _writer(bits)
+    put = _writer(bits)
 
     @njit
     def unpack(job: Any, panel: Any) -> None:
-        write(job, panel, 0)
+        put(job, panel, 0)
 
     return unpack
 

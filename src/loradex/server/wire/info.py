@@ -29,6 +29,7 @@ class ModelReply(BaseModel):
     architecture: str
     dtype: str
     quantization: str
+    kv_cache_dtype: str
     device: str
     vocab_size: int
     max_model_len: int

@@ -1,0 +1,99 @@
+"""LLVM's own vectors of 16 values, in which kernels say what its vectorizer does not find by itself.
+
+Every processor's registers divide such a vector. The functions emit instructions through a builder `b`; addresses are
+int64. Numba's cache on disk does not look here: after a change, touch the kernels that import this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+
+LANES = 16
+I8, I16, I32, I64, F32 = (*map(ir.IntType, (8, 16, 32, 64)), ir.FloatType())
+
+Values = list[Any]
+"""What a builder makes: mostly vectors."""
+
+
+def many(kind: Any) -> Any:
+    """Return the type of a vector of these."""
+    return ir.VectorType(kind, LANES)
+
+
+def constant(kind: Any, value: float) -> Any:
+    """Return a vector of one value."""
+    return ir.Constant(many(kind), [value] * LANES)
+
+
+def pointer(b: Any, address: Any, kind: Any) -> Any:
+    """Return an address as a pointer."""
+    return b.inttoptr(address, kind.as_pointer())
+
+
+def read(b: Any, address: Any, offset: int, kind: Any) -> Any:
+    """Load a vector that may lie anywhere."""
+    return b.load(pointer(b, b.add(address, I64(offset)), many(kind)), align=1)
+
+
+def write(b: Any, address: Any, offset: int, value: Any) -> None:
+    """Store a vector anywhere."""
+    b.store(value, pointer(b, b.add(address, I64(offset)), value.type), align=1)
+
+
+def element(b: Any, base: Any, index: Any, size: int) -> Any:
+    """Return the address of an element."""
+    return b.add(base, b.mul(index, I64(size)))
+
+
+def broadcast(b: Any, address: Any) -> Any:
+    """Return a vector that holds the float32 at an address 16 times."""
+    empty = ir.Constant(many(F32), ir.Undefined)
+    one = b.insert_element(empty, b.load(pointer(b, address, F32), align=4), I32(0))
+    return b.shuffle_vector(one, empty, ir.Constant(many(I32), [0] * LANES))
+
+
+def fma(b: Any, x: Any, y: Any, z: Any) -> Any:
+    """Return `x * y + z`."""
+    kind = ir.FunctionType(x.type, [x.type] * 3)
+    return b.call(cgutils.get_or_insert_function(b.module, kind, f"llvm.fma.v{LANES}f32"), [x, y, z])
+
+
+def fetch(b: Any, address: Any) -> None:
+    """Ask for the cache line at an address, which need not exist."""
+    byte = I8.as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32])
+    fetch = b.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+    b.call(fetch, [b.inttoptr(address, byte), I32(0), I32(3), I32(1)])
+
+
+def loop(b: Any, count: Any, carried: Values, body: Callable[[Any, Values], Values]) -> Values:
+    """Run `body` for 0 to `count - 1` (at least once); what it returns is what the next run gets, in registers."""
+    before, inside, after = b.block, b.append_basic_block("loop"), b.append_basic_block("done")
+    b.branch(inside)
+    b.position_at_end(inside)
+    index = b.phi(I64)
+    index.add_incoming(I64(0), before)
+    given = [b.phi(value.type) for value in carried]
+    for phi, value in zip(given, carried, strict=True):
+        phi.add_incoming(value, before)
+    made = body(index, given)
+    following = b.add(index, I64(1))
+    for phi, value in zip([index, *given], [following, *made], strict=True):
+        phi.add_incoming(value, b.block)
+    b.cbranch(b.icmp_signed("<", following, count), inside, after)
+    b.position_at_end(after)
+    return made
+
+
+def bfloat16(b: Any, value: Any) -> Any:
+    """Round to the nearest bfloat16, ties to even; a NaN stays one."""
+    bits = b.bitcast(value, many(I32))
+    odd = b.and_(b.lshr(bits, constant(I32, 16)), constant(I32, 1))
+    nearest = b.add(b.add(bits, odd), constant(I32, 0x7FFF))
+    quiet = b.or_(bits, constant(I32, 0x00400000))
+    chosen = b.select(b.fcmp_unordered("uno", value, value), quiet, nearest)
+    return b.trunc(b.lshr(chosen, constant(I32, 16)), many(I16))
