@@ -54,6 +54,7 @@ class Deck:
         fair_seconds: float = 60.0,
         busy_seconds: float = 10.0,
         host_tier: bool = False,
+        memory: int | None = None,
         clock: Callable[[], float] | None = None,
         **rest: Any,
     ) -> None:
@@ -69,6 +70,7 @@ class Deck:
             self.engine,
             max_lora_rank=8,
             max_loras=max_loras,
+            adapter_memory=memory,
             allow_dirs=[self.folder],
             max_queue_seconds=queue_seconds,
             fair_seconds=fair_seconds,

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from loradex.core.adapter import AdapterRef
 from loradex.core.mix import Mix
 from loradex.errors import ModelNotFound
-from loradex.service.metrics import MAX_LABELS, Metrics
+from loradex.service.metrics import MAX_HISTOGRAMS, MAX_LABELS, Metrics
 
 from .conftest import MakeDeck
 from .deck import Deck
@@ -45,9 +45,12 @@ async def test_requests_and_tokens_are_counted_by_version(deck: Deck) -> None:
     assert value(found, "loradex_requests_total", adapter="", version="", outcome="model_not_found") == 1
     assert value(found, "loradex_output_tokens_total", **who) == 2 * len("12345678: hello$")
     assert value(found, "loradex_prompt_tokens_total", **who) == 3 * 5
-    assert value(found, "loradex_time_to_first_token_seconds_count") == 3
-    assert value(found, "loradex_request_seconds_count") == 4
-    assert value(found, "loradex_inter_token_seconds_count") == 2 * 15 + 11
+    base = {"adapter": "base", "version": ""}
+    assert value(found, "loradex_time_to_first_token_seconds_count", **who) == 2
+    assert value(found, "loradex_time_to_first_token_seconds_count", **base) == 1
+    assert value(found, "loradex_request_seconds_count", **who) == 3
+    assert value(found, "loradex_inter_token_seconds_count", **who) == 2 * 15
+    assert value(found, "loradex_inter_token_seconds_count", **base) == 11
     assert value(found, "loradex_adapter_load_seconds_count") == 1
     model = {"model_name": "tiny"}
     assert value(found, "vllm:request_success_total", **model, finished_reason="stop") == 3
@@ -73,14 +76,45 @@ async def test_the_gauges_that_gateways_read(make_deck: MakeDeck) -> None:
     await deck.add("poetry", 4)
     found = samples(deck.service.metrics)
     assert value(found, "loradex_adapter_replaces_total", mode="drain") == 1
-    assert value(found, "loradex_adapter_evictions_total") >= 1
+    assert value(found, "loradex_adapter_evictions_total", tier="device") >= 1
+    assert value(found, "loradex_adapter_evictions_total", tier="host") == 0
+
+
+async def test_memory_and_the_use_of_each_version(make_deck: MakeDeck) -> None:
+    deck = await make_deck(max_loras=2, memory=1 << 20)
+    await deck.add("medical", 1)
+    await deck.add("legal", 2, load=False)
+    await deck.service.adapters.pin("medical")
+    for _ in range(2):
+        await deck.text("medical")
+    found = samples(deck.service.metrics)
+    size = deck.engine.resident()[0].bytes
+    assert value(found, "loradex_adapter_memory_bytes", tier="device") == size
+    assert value(found, "loradex_adapter_memory_bytes", tier="host") == 0
+    assert value(found, "loradex_adapter_memory_limit_bytes", tier="device") == 1 << 20
+    assert value(found, "loradex_adapters_pinned") == 1
+    who = {"adapter": "medical", "version": "1"}
+    assert value(found, "loradex_adapter_misses_total", **who) == 1
+    assert value(found, "loradex_adapter_hits_total", **who) == 3
+    assert value(found, "loradex_adapter_loads_total", **who) == 1
+    assert ("loradex_adapter_hits_total", (("adapter", "legal"), ("version", "1"))) not in found
+
+
+async def test_versions_beyond_the_cap_share_their_usage(deck: Deck, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loradex.service.gauges.MOST", 1)
+    for seed, name in enumerate(("a", "b", "c"), 1):
+        await deck.add(name, seed)
+    found = samples(deck.service.metrics)
+    assert value(found, "loradex_adapter_loads_total", adapter="a", version="1") == 1
+    assert value(found, "loradex_adapter_loads_total", adapter="other", version="") == 2
 
 
 async def test_times_come_from_the_clock(make_deck: MakeDeck) -> None:
     ticks = itertools.count()
     deck = await make_deck(clock=lambda: float(next(ticks)))
     await deck.text("base")
-    assert value(samples(deck.service.metrics), "loradex_time_to_first_token_seconds_sum") == 1.0
+    found = samples(deck.service.metrics)
+    assert value(found, "loradex_time_to_first_token_seconds_sum", adapter="base", version="") == 1.0
 
 
 async def test_after_the_end_what_was_counted_can_still_be_read(deck: Deck) -> None:
@@ -95,6 +129,7 @@ def test_versions_beyond_the_cap_share_a_label() -> None:
         metrics.ended(Mix.of(AdapterRef("medical", version, "")), "stop", 1, 1, 0.1)
     found = samples(metrics)
     assert value(found, "loradex_requests_total", adapter="other", version="", outcome="stop") == 5
+    assert value(found, "loradex_request_seconds_count", adapter="other", version="") == 5 + MAX_LABELS - MAX_HISTOGRAMS
 
 
 def test_two_services_count_for_themselves() -> None:

@@ -127,13 +127,13 @@ def show(out: Output, target: Target, name: Name) -> None:
             each.digest[:12],
             str(each.rank),
             human_size(each.bytes),
-            "yes" if each.resident else "",
+            "pinned" if each.pinned else each.tier,
             each.created_at[:16].replace("T", " "),
             each.source,
         )
         for each in found.versions
     ]
-    columns = ("version", "aliases", "share", "digest", "rank", "size", "resident", "added (UTC)", "source")
+    columns = ("version", "aliases", "share", "digest", "rank", "size", "tier", "added (UTC)", "source")
     out.table(columns, rows, found, [f"{name}@{each}" for each in _numbers(found)])
     out.say("* is what the bare name means" if found.enabled else "This name is disabled: add it again to serve it")
 

@@ -23,10 +23,14 @@ class VersionView:
     bytes: int = 0
     created_at: str = ""
     resident: bool = False
+    tier: str = "disk"
+    pinned: bool = False
     slot: int | None = None
     leases: int = 0
     running: int = 0
     waiting: int = 0
+    hits: int = 0
+    misses: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ class Answer:
             return
         self._output += len(event.token_ids)
         if index in self._said:
-            self._metrics.next_token(now - self._said[index])
+            self._metrics.next_token(self.mix, now - self._said[index])
         else:
-            self._metrics.first_token(now - self._arrived)
+            self._metrics.first_token(self.mix, now - self._arrived)
         self._said[index] = now

@@ -135,7 +135,7 @@ class Service:
             ConfigInvalid: the base model cannot be found, read or served, or a watched folder is not there.
         """
         await self.engine.start(progress)
-        self.metrics.watch(self.engine, self.residency)
+        self.metrics.watch(self.engine, self.residency, self._names)
         await self.watcher.start()
         self._ready = True
 

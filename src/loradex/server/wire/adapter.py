@@ -28,10 +28,14 @@ class VersionReply(BaseModel):
     bytes: int
     created_at: datetime
     resident: bool
+    tier: str
+    pinned: bool
     slot: int | None
     leases: int
     running: int
     waiting: int
+    hits: int
+    misses: int
 
     @classmethod
     def of(cls, state: VersionState) -> VersionReply:
@@ -48,10 +52,14 @@ class VersionReply(BaseModel):
             bytes=record.bytes,
             created_at=record.created_at,
             resident=state.resident,
+            tier=state.tier,
+            pinned=state.pinned,
             slot=state.slot,
             leases=state.leases,
             running=state.running,
             waiting=state.waiting,
+            hits=state.usage.hits,
+            misses=state.usage.misses,
         )
 
 
