@@ -17,7 +17,7 @@ from loradex.engine.fake import FakeEngine
 from loradex.errors import AdapterDamaged, AdapterTooLarge, EngineFailed, EngineStopped, Overloaded
 from loradex.service.budget import Budget
 from loradex.service.lease import Lease
-from loradex.service.residency import Residency
+from loradex.service.residency import AHEAD, Residency
 
 from .deck import until
 
@@ -637,3 +637,37 @@ async def test_hits_and_misses_are_told_apart(make: MakeBench) -> None:
     assert (usage.hits, usage.misses, usage.loads) == (1, 1, 1)
     first.release()
     second.release()
+
+
+async def test_of_many_who_wait_only_the_next_few_are_read_and_staged(make: MakeBench) -> None:
+    bench = make(max_loras=1)
+    await bench.engine.start()
+    running = await bench.held(A)
+    tasks = [bench.waiting(f"{number:064}") for number in range(30)]
+    await turns(20)
+    assert bench.queue() == 30
+    assert 1 < len(bench.reads) <= 1 + AHEAD + 1
+    assert 0 < len(bench.engine.staged) <= AHEAD
+    running.release()
+    for task in tasks:
+        (await task).release()
+    assert len(bench.reads) == 31
+
+
+async def test_an_urgent_one_brings_those_who_wait_for_the_same_forward(make: MakeBench) -> None:
+    bench = make(max_loras=1)
+    await bench.engine.start()
+    running = await bench.held(A)
+    order: list[str] = []
+
+    async def use(digest: str, priority: int) -> None:
+        got = await bench.held(digest, priority)
+        order.append(f"{digest[0]}{priority}")
+        await turns(3)
+        got.release()
+
+    tasks = [asyncio.create_task(use(*asked)) for asked in ((B, 0), (C, 1), (C, -1), (D, 0))]
+    await turns()
+    running.release()
+    await asyncio.gather(*tasks)
+    assert order == ["c-1", "c1", "b0", "d0"]

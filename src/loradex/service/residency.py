@@ -25,7 +25,7 @@ from loradex.service.reading import Reading
 from loradex.service.room import Room
 from loradex.service.switch import switch
 from loradex.service.usage import Ledger
-from loradex.service.waiting import Waiter, Waiting
+from loradex.service.waiting import Waiter, Waiting, Want
 
 RETRY_SECONDS = 0.05
 """After an unload that the engine refused: a request may need one more step to let go."""
@@ -120,8 +120,8 @@ class Residency:
             self.ledger.leased(digest, hit=True)
             return self._grant(entry, name, reference, hit=True)
         future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
-        waiter = Waiter(digest, name, reference, adapter, priority, future)
-        self._waiting.add(waiter)
+        waiter = Waiter(digest, name, reference, priority, future)
+        self._waiting.add(waiter, adapter)
         self.ledger.leased(digest, hit=False)
         self._advance()
         try:
@@ -205,7 +205,7 @@ class Residency:
         for entry in self._entries.values():
             if entry.state is State.LOADING and entry.task is not None:
                 entry.task.cancel()
-        self._waiting.fail(lambda waiter: True, EngineStopped("The service is stopping"))
+        self._waiting.fail(self._waiting, EngineStopped("The service is stopping"))
         await self.settle()
 
     def _grant(self, entry: Entry, name: str, reference: Reference | None, *, hit: bool) -> Lease:
@@ -221,7 +221,7 @@ class Residency:
 
     def _rest(self, entry: Entry) -> None:
         """Free an entry that is wanted no more, or let it go when it has been idle for long."""
-        if not entry.idle or self._waiting.wants(entry.digest):
+        if not entry.idle or self._waiting.want(entry.digest) is not None:
             return
         if entry.retired:
             self.host.drop(entry.digest)
@@ -239,7 +239,7 @@ class Residency:
         self._unload(entry)
 
     def _advance(self) -> None:
-        """Give what can be given: leases on resident weights, and room, in order."""
+        """Give room where it can be given, in order."""
         blocked = self._serve_queue()
         if self._refuse_late():
             blocked = self._serve_queue()
@@ -248,67 +248,64 @@ class Residency:
                 entry.closed = True
             return
         # Nobody has waited too long, so closed ones open again for those whom they kept out.
-        closed = [entry for entry in self._entries.values() if entry.closed and entry.state is State.RESIDENT]
-        for entry in closed:
+        for entry in [entry for entry in self._entries.values() if entry.closed]:
             entry.closed = False
-        if closed:
-            self._serve_queue()
+            self._serve(entry)
 
-    def _serve_queue(self) -> Waiter | None:
-        """Walk the queue once; return the first who needs room that is not to be had."""
-        blocked: Waiter | None = None
+    def _serve(self, entry: Entry) -> None:
+        """Give leases to those who wait for weights that are there."""
+        for waiter in self._waiting.of(entry.digest) if entry.grantable else ():
+            if not waiter.future.done():  # else it was cancelled, and is about to leave the queue
+                self._waiting.remove(waiter)
+                waiter.future.set_result(self._grant(entry, waiter.name, waiter.reference, hit=False))
+
+    def _serve_queue(self) -> Want | None:
+        """Begin the loads for which there is room; return the first for which there is none.
+
+        Behind that, a few more are looked at: they may need less, and what they need is brought nearer meanwhile.
+        """
+        blocked: Want | None = None
         beyond: int | None = None
         """Of so many bytes, and more, there is no room."""
-        ahead = AHEAD
-        for waiter in self._waiting:
-            entry = self._entries.get(waiter.digest)
-            if waiter.future.done():  # cancelled, and about to leave the queue
+        look = AHEAD + self.room.slots
+        for want in self._waiting.wants:
+            if self._stopped or look <= 0 or (blocked is not None and blocked.aged):
+                break
+            if want.digest in self._entries or not want.pending:
                 continue
-            if entry is not None:
-                if entry.grantable:
-                    self._waiting.remove(waiter)
-                    waiter.future.set_result(self._grant(entry, waiter.name, waiter.reference, hit=False))
+            if want.adapter is None:
+                self._reading.begin(want.digest)
+                look -= 1
                 continue
-            if self._stopped or (blocked is not None and blocked.aged):
+            size = self._size(want)
+            if (beyond is None or size < beyond) and self._load(want, want.adapter):
                 continue
-            adapter = self._files(waiter)
-            if adapter is None:
-                continue
-            size = self._engine.footprint(adapter)
-            if (beyond is None or size < beyond) and self._load(waiter, adapter):
-                continue
-            blocked, beyond = blocked or waiter, min(size, beyond or size)
-            if not waiter.staged and ahead > 0:
-                waiter.staged = True
-                self.host.stage(adapter)
-            ahead -= 1
+            blocked, beyond = blocked or want, min(size, beyond or size)
+            if not want.staged:
+                want.staged = True
+                self.host.stage(want.adapter)
+            look -= 1
         return blocked
 
-    def _files(self, waiter: Waiter) -> Adapter | None:
-        """Return the adapter that a waiter wants; None, and what reads it, where nobody has read it yet."""
-        waiter.adapter = waiter.adapter or self._waiting.adapter(waiter.digest)
-        if waiter.adapter is None:
-            self._reading.begin(waiter.digest)
-        return waiter.adapter
-
     def _was_read(self, digest: str, found: Adapter | BaseException) -> None:
+        want = self._waiting.want(digest)
         if isinstance(found, BaseException):
             self._fail_load(digest, found)
-        else:
-            self._waiting.found(digest, found)
+        elif want is not None:
+            want.adapter = found
         self._advance()
 
-    def _size(self, waiter: Waiter) -> int:
-        return self._engine.footprint(waiter.adapter) if waiter.adapter is not None else 0
+    def _size(self, want: Want) -> int:
+        return self._engine.footprint(want.adapter) if want.adapter is not None else 0
 
-    def _load(self, waiter: Waiter, adapter: Adapter) -> bool:
-        """Begin to load a waiter's weights where there is, or will be, room."""
+    def _load(self, want: Want, adapter: Adapter) -> bool:
+        """Begin to load weights where there is, or will be, room."""
         try:
             self.require(adapter)
         except AdapterTooLarge as error:
-            self._waiting.fail(lambda other: other.digest == waiter.digest, error)
+            self._waiting.fail(want.waiters, error)
             return True
-        victims = self.room.victims(self._size(waiter), asyncio.get_running_loop().time())
+        victims = self.room.victims(self._size(want), asyncio.get_running_loop().time())
         if victims is None:
             return False
         for victim in victims:
@@ -317,9 +314,9 @@ class Residency:
                 self.ledger.evicted(victim.digest)
                 self._unload(victim)
             victim.claimed = True
-        entry = Entry(waiter.digest, self._size(waiter), self._clock())
-        entry.names.add(waiter.name)
-        self._entries[waiter.digest] = entry
+        entry = Entry(want.digest, self._size(want), self._clock())
+        entry.names.update(waiter.name for waiter in want.waiters)
+        self._entries[want.digest] = entry
         entry.task = asyncio.create_task(self._bring_in(entry, adapter, victims))
         entry.task.add_done_callback(partial(self._loaded, entry))
         return True
@@ -344,6 +341,7 @@ class Residency:
         if error is None:
             entry.state = State.RESIDENT
             entry.used_at = self._clock()
+            self._serve(entry)
         else:
             del self._entries[entry.digest]
             if not isinstance(error, _RoomKept):
@@ -353,7 +351,7 @@ class Residency:
 
     def _fail_load(self, digest: str, error: BaseException) -> None:
         self.failed_loads += 1
-        self._waiting.fail(lambda waiter: waiter.digest == digest, error)
+        self._waiting.fail(self._waiting.of(digest), error)
 
     def _unload(self, entry: Entry) -> None:
         entry.state = State.UNLOADING
@@ -369,6 +367,7 @@ class Residency:
             entry.claimed = False
             entry.not_before = loop.time() + RETRY_SECONDS
             loop.call_later(RETRY_SECONDS, self._retry, entry)
+            self._serve(entry)
         else:
             del self._entries[entry.digest]
         self._advance()
@@ -380,9 +379,10 @@ class Residency:
 
     def _refuse_late(self) -> bool:
         """End waits that were too long; return whether there were any."""
-        late = [waiter for waiter in self._waiting if waiter.late and not self._under_way(waiter.digest)]
+        late = [waiter for waiter in self._waiting.late if not self._under_way(waiter.digest)]
         for waiter in late:
-            self._waiting.fail(waiter.__eq__, self.room.refusal(self._size(waiter)))
+            want = self._waiting.want(waiter.digest)
+            self._waiting.fail((waiter,), self.room.refusal(self._size(want) if want is not None else 0))
         return bool(late)
 
     def _under_way_tasks(self) -> list[asyncio.Future[Any]]:

@@ -32,6 +32,11 @@ class Room:
         """What is taken, or promised to who is on the way in."""
         return sum(entry.bytes for entry in self._taking())
 
+    @property
+    def slots(self) -> int:
+        """How many slots are free, or will be without anybody's doing anything."""
+        return self.budget.slots - sum(not self._goes(entry) for entry in self._taking())
+
     def stays(self, entry: Entry) -> bool:
         """Whether it is pinned, and nobody has told it to go."""
         return entry.digest in self._pinned and not entry.retired
@@ -56,6 +61,8 @@ class Room:
             if lack and entry.state is State.UNLOADING:
                 victims.append(entry)
                 lack = lack.less(entry.bytes)
+        if not lack:
+            return victims
         idle = [
             Held(entry.digest, entry.bytes, self._ledger.frequency(entry.digest), entry.used_at)
             for entry in self._taking()
