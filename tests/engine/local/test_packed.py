@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from loradex.adapters.read import read_adapter
+from loradex.engine.local.dense import dense
 from loradex.engine.local.packed import PackedLinear, can_pack
 
 from . import tiny
@@ -29,6 +30,18 @@ def test_a_packed_linear_says_what_the_plain_one_says(rows: int, bias: bool) -> 
     packed = PackedLinear(plain)
     assert packed.weight.shape == plain.weight.shape
     torch.testing.assert_close(packed(x), plain(x), atol=1e-2, rtol=1e-2)
+
+
+@packs
+@pytest.mark.parametrize("rows", [192, 160])  # as oneDNN lays them out in blocks, and otherwise
+def test_the_weights_are_given_back_as_they_were(rows: int) -> None:
+    plain = nn.Linear(96, rows, dtype=torch.bfloat16).requires_grad_(False)
+    packed = PackedLinear(plain)
+    assert (packed.blocks is None) is bool(rows % 64)
+    for begin, end in ((0, 64), (5, 131), (rows - 1, rows)):
+        assert torch.equal(packed.dense(begin, end), plain.weight[begin:end])
+    assert dense(packed).equals(plain.weight, lambda: None)
+    assert not dense(packed).equals(plain.weight + 1, lambda: None)
 
 
 def test_only_bfloat16_is_packed() -> None:

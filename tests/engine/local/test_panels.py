@@ -51,6 +51,13 @@ def test_many_rows_in_parts_and_in_either_dense_dtype(
 
 
 @pytest.mark.parametrize("method", ["int8", "int4"])
+def test_the_values_are_given_back(method: str) -> None:
+    own, weight, _ = made(method, torch.bfloat16)
+    for begin, end in ((0, 130), (5, 70), (129, 130)):
+        torch.testing.assert_close(own.weight(begin, end), weight[begin:end], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["int8", "int4"])
 def test_a_row_is_the_same_alone_and_among_others(method: str) -> None:
     own, _, _ = made(method, torch.float32)
     x = torch.randn(8, 160)

@@ -44,6 +44,16 @@ class PackedLinear(nn.Module):
             return self.few.product(x)
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
 
+    def dense(self, begin: int, end: int) -> torch.Tensor:
+        """Return rows `begin` to `end` of the original weight, `[rows, in_features]`."""
+        if self.blocks is None:
+            # Each column is the product with a unit vector, which is exact.
+            unit = torch.eye(self.in_features, dtype=self.weight.dtype)
+            return torch.ops.mkldnn._linear_pointwise(unit, self.packed, None, "none", [], "").t()[begin:end]
+        first = begin // BLOCK
+        rows = self.blocks[first : -(-end // BLOCK)].transpose(1, 2).reshape(-1, self.in_features)
+        return rows[begin - first * BLOCK : end - first * BLOCK]
+
 
 class PackedEmbedding(nn.Module):
     """An embedding that reads the packed weights of the output head it is tied to, so that they are there once."""
@@ -54,6 +64,11 @@ class PackedEmbedding(nn.Module):
         self.weight = head.weight
         self._head = [head]  # in a list, so that it does not become a part of this module
         self.rows = head.blocks.transpose(1, 2)
+
+    @property
+    def head(self) -> PackedLinear:
+        """The output head that it reads."""
+        return self._head[0]
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return `[..., embedding_dim]` for token ids of any shape."""

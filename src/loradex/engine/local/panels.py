@@ -73,6 +73,20 @@ class Panels:
         """Bytes of codes and scales."""
         return self.codes.nbytes + self.scales.nbytes
 
+    def weight(self, begin: int, end: int) -> torch.Tensor:
+        """Return rows of the weights that these codes mean, `[rows, in_features]` in float32."""
+        first, last = begin // PANEL, -(-end // PANEL)
+        codes, scales = self.codes[first:last], self.scales[first:last].float()
+        if self.bits == 4:
+            # The halves of a byte are outputs that lie half a panel apart.
+            low, high = (codes << 4) >> 4, codes >> 4
+            values = torch.cat([low, high], dim=2).float().unflatten(1, (scales.shape[1], -1)) * scales.unsqueeze(2)
+            values = values.flatten(1, 2)
+        else:
+            values = codes.float() * scales.unsqueeze(1)
+        rows = values.transpose(1, 2).reshape(-1, self.in_features)
+        return rows[begin - first * PANEL : end - first * PANEL]
+
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """Return `x W^T + b`; `x` is `[..., in_features]`."""
         if x.numel() > self._most:
