@@ -23,7 +23,7 @@ from loradex.adapters.packs import PackFolder
 from loradex.adapters.read import read_adapter
 from loradex.engine.local.loader import Loader
 from loradex.engine.local.pack import open_pack, pack_name
-from loradex.engine.local.weights import read_pairs
+from loradex.engine.local.weights import read_contents
 from loradex.registry.blobs import Blobs
 from loradex.registry.shelf import Shelf
 
@@ -78,8 +78,8 @@ def ways(folder: Path) -> dict[str, Callable[[], Any]]:
         blobs.publish(staged, adapter.digest)
     shelf = Shelf(blobs)
     return {
-        "read_pairs": lambda: read_pairs(adapter, DTYPE, DEVICE),
-        "pack": lambda: open_pack(path, adapter.digest, DTYPE).pairs(DEVICE),
+        "read_contents": lambda: read_contents(adapter, DTYPE, DEVICE),
+        "pack": lambda: open_pack(path, adapter.digest, DTYPE).contents(DEVICE),
         "a pack made and synced": make,
         "floor: read() of the pack": read_file,
         "floor: every byte read, mapped": lambda: mapped.view(torch.int16).bitwise_and(0),
@@ -114,8 +114,8 @@ def main() -> None:
     seconds = measure(options.pairs)
     if options.json:
         options.json.write_text(json.dumps(seconds, indent=2) + "\n")
-    first = seconds["read_pairs"]
-    print(f"{'':32}  median ms   best ms   read_pairs / this (median of pairs)")
+    first = seconds["read_contents"]
+    print(f"{'':32}  median ms   best ms   read_contents / this (median of pairs)")
     for name, times in seconds.items():
         ratio = statistics.median(one / other for one, other in zip(first, times, strict=True))
         print(f"{name:32} {statistics.median(times) * 1e3:10.2f} {min(times) * 1e3:9.2f} {ratio:10.2f}")

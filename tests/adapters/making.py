@@ -22,7 +22,13 @@ def make_base(layers: int = LAYERS, hidden: int = HIDDEN, name: str = "tiny") ->
     shapes |= {"mlp.up_proj": LinearShape(hidden, INNER), "mlp.down_proj": LinearShape(INNER, hidden)}
     linears = {f"model.layers.{n}.{kind}": shape for n in range(layers) for kind, shape in shapes.items()}
     digest = model_digest("TinyForCausalLM", linears)
-    return ModelInfo(name, name, "TinyForCausalLM", "float32", "cpu", 256, 128, linears, digest, False)
+    parameters: dict[str, tuple[int, ...]] = {
+        f"{module}.weight": (shape.out_features, shape.in_features) for module, shape in linears.items()
+    }
+    parameters |= {"model.norm.weight": (hidden,), "model.layers.0.self_attn.q_proj.bias": (hidden,)}
+    parameters |= {"model.embed_tokens.weight": (256, hidden), "lm_head.weight": (256, hidden)}
+    ends = {"parameters": parameters, "embedding": "model.embed_tokens", "head": "lm_head"}
+    return ModelInfo(name, name, "TinyForCausalLM", "float32", "cpu", 256, 128, linears, digest, False, **ends)
 
 
 BASE = make_base()

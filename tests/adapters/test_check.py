@@ -45,13 +45,13 @@ def test_a_rank_above_the_limit_is_refused_in_vllms_words(tmp_path: Path) -> Non
 
 
 def test_an_adapter_that_touches_nothing_shows_both_sides_names(tmp_path: Path) -> None:
-    tensors = {name.replace("model.layers", "model.language_model.layers"): t for name, t in make_tensors().items()}
+    tensors = {name.replace("model.layers", "model.speech_model.layers"): t for name, t in make_tensors().items()}
     (problem,) = report(make_adapter(tmp_path / "a", tensors)).problems
     assert problem.code == "no_match"
     assert problem.what == (
         "None of its 4 modules is in the base model `tiny`: "
-        "the adapter has `model.language_model.layers.0.self_attn.q_proj`, "
-        "`model.language_model.layers.0.self_attn.v_proj`, "
+        "the adapter has `model.speech_model.layers.0.self_attn.q_proj`, "
+        "`model.speech_model.layers.0.self_attn.v_proj`, "
         "the base has `model.layers.0.self_attn.q_proj`, `model.layers.0.self_attn.v_proj`"
     )
 
@@ -63,7 +63,7 @@ def test_an_empty_adapter_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_adapter_without_pairs_says_why_and_not_more(tmp_path: Path) -> None:
-    tensors = {"base_model.model.lm_head.weight": np.zeros((2, 2), np.float32)}
+    tensors = {"base_model.model.lm_head.lora_diag": np.zeros((2, 2), np.float32)}
     assert codes(report(make_adapter(tmp_path / "a", tensors))) == ["unsupported_tensors"]
 
 
@@ -84,14 +84,82 @@ def test_layers_that_the_base_lacks_are_grouped(tmp_path: Path) -> None:
     assert found.problems[0].what.endswith(" and 9 more")
 
 
-def test_the_output_head_is_named(tmp_path: Path) -> None:
-    head = {
-        "base_model.model.lm_head.lora_A.weight": np.zeros((4, 16), np.float32),
-        "base_model.model.lm_head.lora_B.weight": np.zeros((256, 4), np.float32),
+def pair(module: str, inputs: int, outputs: int, *, embedding: bool = False) -> dict[str, np.ndarray]:
+    kind, end = ("lora_embedding_", "") if embedding else ("lora_", ".weight")
+    stem = f"base_model.model.{module}.{kind}"
+    return {
+        f"{stem}A{end}": np.ones((4, inputs), np.float32),
+        f"{stem}B{end}": np.ones((outputs, 4), np.float32),
     }
-    found = report(make_adapter(tmp_path / "a", make_tensors() | head))
-    assert codes(found) == ["output_head"]
-    assert "`lm_head`" in found.problems[0].what
+
+
+def test_embedding_and_output_head_may_have_a_pair(tmp_path: Path) -> None:
+    tensors = pair("lm_head", 16, 256) | pair("model.embed_tokens", 256, 16, embedding=True)
+    found = report(make_adapter(tmp_path / "a", make_tensors() | tensors))
+    assert found.ok
+    assert found.modules == ("embed_tokens", "lm_head", "q_proj", "v_proj")
+
+
+def test_a_pair_of_the_other_kind_is_not_for_this_module(tmp_path: Path) -> None:
+    tensors = pair("lm_head", 16, 256, embedding=True) | pair("model.embed_tokens", 256, 16)
+    (problem,) = report(make_adapter(tmp_path / "a", make_tensors() | tensors)).problems
+    assert problem.code == "unknown_modules"
+    assert "`lm_head`, `model.embed_tokens`" in problem.what
+
+
+Q = "base_model.model.model.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "shape", "code", "what"),
+    [
+        ({}, "base_model.model.lm_head.weight", (256, 16), None, ""),
+        ({"modules_to_save": ["norm"]}, "base_model.model.model.norm.weight", (16,), None, ""),
+        ({"bias": "all"}, f"{Q}.bias", (16,), None, ""),
+        ({"bias": "all"}, f"{Q}.base_layer.bias", (16,), None, ""),
+        ({"bias": "all"}, f"{Q.replace('.0.', '.1.')}.bias", (16,), "unknown_modules", "1 tensors are for parameters"),
+        ({}, "base_model.model.lm_head.weight", (260, 16), "vocabulary", "Its vocabulary was resized"),
+        ({}, "base_model.model.lm_head.weight", (256, 17), "shape_mismatch", "is [256, 17]; in the base model `tiny`"),
+        ({}, "base_model.model.score.weight", (2, 16), "task_head", "`score` is the head of another task"),
+        ({"modules_to_save": ["score"]}, "base_model.model.score.weight", (2, 16), "task_head", "`score` is the head"),
+    ],
+)
+def test_what_lies_beside_the_pairs_must_fit(
+    tmp_path: Path, options: dict[str, Any], name: str, shape: tuple[int, ...], code: str | None, what: str
+) -> None:
+    folder = make_adapter(tmp_path / "a", make_tensors() | {name: np.ones(shape, np.float32)}, **options)
+    problems = report(folder).problems
+    assert [problem.code for problem in problems] == ([] if code is None else [code])
+    assert all(what in problem.what for problem in problems)
+
+
+def test_tokens_beyond_the_vocabulary_are_refused(tmp_path: Path) -> None:
+    name = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
+    for tokens, expected in (([1, 255], []), ([256, 3], ["vocabulary"])):
+        folder = make_adapter(
+            tmp_path / str(tokens),
+            make_tensors() | {name: np.ones((2, 16), np.float32)},
+            trainable_token_indices=tokens,
+        )
+        assert codes(report(folder)) == expected
+
+
+def test_a_pair_on_a_resized_vocabulary_says_so(tmp_path: Path) -> None:
+    tensors = make_tensors() | pair("lm_head", 16, 260)
+    (problem,) = report(make_adapter(tmp_path / "a", tensors)).problems
+    assert problem.code == "vocabulary"
+    assert "resize_token_embeddings" in problem.fix
+
+
+def test_a_saved_module_without_tensors_is_missed_where_the_base_has_it(tmp_path: Path) -> None:
+    found = report(make_adapter(tmp_path / "a", modules_to_save=["lm_head", "wte"]))
+    assert codes(found) == ["missing_tensors"]
+    assert "`modules_to_save` names `lm_head`," in found.problems[0].what
+
+
+def test_values_beside_the_pairs_are_looked_at(tmp_path: Path) -> None:
+    tensors = make_tensors() | {"base_model.model.model.norm.weight": np.full(16, np.nan, np.float32)}
+    assert codes(report(make_adapter(tmp_path / "a", tensors))) == ["not_finite"]
 
 
 def test_weights_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
@@ -125,7 +193,7 @@ def test_another_base_of_the_same_shape_is_a_warning_or_a_problem(tmp_path: Path
 def test_everything_wrong_is_listed_at_once(tmp_path: Path) -> None:
     tensors = make_tensors(32, base=make_base(hidden=24))
     next(iter(tensors.values()))[0, 0] = np.nan
-    found = report(make_adapter(tmp_path / "a", tensors, r=32, use_dora=True, base_model_name_or_path="org/other"))
+    found = report(make_adapter(tmp_path / "a", tensors, r=32, use_qalora=True, base_model_name_or_path="org/other"))
     assert codes(found) == ["unsupported_option", "rank_too_large", *["shape_mismatch"] * 2, "not_finite"]
 
 

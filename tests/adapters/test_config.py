@@ -52,10 +52,6 @@ def test_rslora_takes_the_rank_of_the_module() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"use_dora": True},
-        {"lora_bias": True},
-        {"modules_to_save": ["lm_head"]},
-        {"trainable_token_indices": [1]},
         {"target_parameters": ["experts.gate_up_proj"]},
         {"layer_replication": [[0, 2], [1, 2]]},
         {"alora_invocation_tokens": [1, 2]},
@@ -128,6 +124,11 @@ def test_a_missing_method_is_said() -> None:
         {"base_model_name_or_path": ["x"]},
         {"base_model_name_or_path": "x\x1b[31m"},
         {"layers_to_transform": "all"},
+        {"use_dora": "yes"},
+        {"lora_bias": 1},
+        {"modules_to_save": {"lm_head": 1}},
+        {"trainable_token_indices": [-1]},
+        {"trainable_token_indices": {"embed_tokens": 3}},
     ],
 )
 def test_wrong_values_are_named(changes: dict[str, Any]) -> None:
@@ -136,7 +137,7 @@ def test_wrong_values_are_named(changes: dict[str, Any]) -> None:
 
 
 def test_every_problem_is_listed() -> None:
-    found = problems(r=0, use_dora=True, init_lora_weights="pissa", lora_alpha="x", use_magic=1)
+    found = problems(r=0, use_qalora=True, init_lora_weights="pissa", lora_alpha="x", use_magic=1)
     assert len(found) == 5
 
 
@@ -163,7 +164,7 @@ def test_read_raises_all_of_it(tmp_path: Path) -> None:
     path = tmp_path / "adapter_config.json"
     with pytest.raises(FilesNotFound):
         LoraConfig.read(path)
-    path.write_text(json.dumps(make_config(r=0, use_dora=True)))
+    path.write_text(json.dumps(make_config(r=0, use_qalora=True)))
     with pytest.raises(AdapterInvalid) as error:
         LoraConfig.read(path)
     assert len(error.value.problems) == 2

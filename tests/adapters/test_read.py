@@ -128,21 +128,87 @@ def test_pairs_that_do_not_fit_together_are_refused(tmp_path: Path, shape: tuple
     assert found["bad_pair"].startswith(f"Pairs do not fit together: A {list(shape)} and B [16, 4] at `model.layers.0")
 
 
-def test_tensors_that_are_not_understood_are_grouped_by_what_they_are(tmp_path: Path) -> None:
-    extra = {
-        "base_model.model.model.embed_tokens.lora_embedding_A": 1,
-        f"{Q}magnitude_vector": 1,
-        f"{Q}B.bias": 1,
-        "base_model.model.lm_head.weight": 1,
-        **{f"base_model.model.model.layers.{n}.self_attn.q_proj.bias": 1 for n in range(7)},
+M = "base_model.model.model.layers.0.self_attn.q_proj"
+EMBEDDING = "base_model.model.model.embed_tokens"
+
+
+@pytest.mark.parametrize(
+    ("extra", "options", "code", "what"),
+    [
+        ({f"{Q}diag": (4,)}, {}, "unsupported_tensors", f"1 tensors are not known to belong to LoRA: `{Q}diag`"),
+        ({f"{Q}magnitude_vector": (16,)}, {}, "unsupported_tensors", "belong to `use_dora`, which adapter_config.json"),
+        ({f"{Q}B.bias": (16,)}, {}, "unsupported_tensors", "belong to `lora_bias`, which adapter_config.json"),
+        (
+            {f"{EMBEDDING}.token_adapter.trainable_tokens_delta": (2, 16)},
+            {},
+            "unsupported_tensors",
+            "belong to `trainable_token_indices`, which adapter_config.json does not set",
+        ),
+        (
+            {},
+            {"use_dora": True},
+            "missing_tensors",
+            "`use_dora` is set, but its tensors are missing for `model.layers.0",
+        ),
+        ({}, {"lora_bias": True}, "missing_tensors", "`lora_bias` is set, but its tensors are missing for `model.lay"),
+        ({}, {"trainable_token_indices": [3]}, "missing_tensors", "`trainable_token_indices` is set, but its tensors"),
+        (
+            {f"{EMBEDDING}.token_adapter.trainable_tokens_delta": (2, 16)},
+            {"trainable_token_indices": [3, 3]},
+            "bad_extra",
+            "`trainable_token_indices` does not fit its tensor, at `model.embed_tokens: 1 token ids, a tensor [2, 16]`",
+        ),
+        (
+            {f"{EMBEDDING}.token_adapter.trainable_tokens_delta": (1, 16), f"{EMBEDDING}.weight": (256, 16)},
+            {"trainable_token_indices": [3]},
+            "unsupported_option",
+            "Single tokens of `model.embed_tokens` are trained, and the whole of it as well",
+        ),
+        ({f"{M}.bias": (16,), f"{M}.base_layer.bias": (16,)}, {}, "duplicate", f"Tensors mean the same: `{M}.bias`"),
+        (
+            {f"{EMBEDDING}.weight": (256, 16)},
+            {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+            "unsupported_option",
+            "`ensure_weight_tying` is set: what `model.embed_tokens` got may be meant for what is tied to it too",
+        ),
+    ],
+)
+def test_what_does_not_go_with_the_configuration_is_refused(
+    tmp_path: Path, extra: dict[str, tuple[int, ...]], options: dict[str, object], code: str, what: str
+) -> None:
+    tensors = make_tensors() | {name: np.zeros(shape, np.float32) for name, shape in extra.items()}
+    found = problems(make_adapter(tmp_path / "a", tensors, **options))
+    assert list(found) == [code]
+    assert what in found[code]
+
+
+def test_magnitudes_must_fit_the_pair_beside_them(tmp_path: Path) -> None:
+    tensors = make_tensors(kinds=("q_proj",)) | {f"{Q}magnitude_vector": np.zeros(15, np.float32)}
+    tensors |= {f"{Q}magnitude_vector".replace(".0.", ".1."): np.zeros(16, np.float32)}
+    found = problems(make_adapter(tmp_path / "a", tensors, use_dora=True))
+    assert found == {"bad_extra": f"1 tensors do not fit the pair beside them: `{Q}magnitude_vector`"}
+
+
+def test_what_lies_beside_the_pairs_is_told_apart(tmp_path: Path) -> None:
+    names = {
+        f"{M}.bias": ("model.layers.0.self_attn.q_proj", "bias"),
+        "base_model.model.lm_head.weight": ("lm_head", "weight"),
+        f"{EMBEDDING}.weight": ("model.embed_tokens", "base_weight"),
+        "base_model.model.model.norm.weight": ("model.norm", "base_weight"),
     }
-    tensors = make_tensors() | {name: np.zeros(2, np.float32) for name in extra}
-    with pytest.raises(AdapterInvalid) as error:
-        read_adapter(make_adapter(tmp_path / "a", tensors))
-    found = [problem.what for problem in error.value.problems]
-    assert len(found) == 5
-    assert all(any(name in what for what in found) for name in list(extra)[:4])
-    assert any(what.startswith("7 tensors are trained biases") and what.endswith("and 2 more") for what in found)
+    tensors = make_tensors() | {name: np.zeros((3, 2), np.float32) for name in names}
+    adapter = read_adapter(make_adapter(tmp_path / "a", tensors, modules_to_save=["lm_head"]))
+    assert {extra.tensor: (extra.module, extra.role) for extra in adapter.extras} == names
+    assert adapter.parameters == 4 * 4 * 32 + 4 * 6
+
+
+def test_a_language_model_within_another_is_read_as_by_itself(tmp_path: Path) -> None:
+    tensors = {name.replace("model.layers", "model.language_model.layers"): t for name, t in make_tensors().items()}
+    pattern = {"language_model.layers.0.self_attn.q_proj": 8}
+    adapter = read_adapter(make_adapter(tmp_path / "a", tensors, alpha_pattern=pattern, lora_alpha=4))
+    plain = read_adapter(make_adapter(tmp_path / "b"))
+    assert list(adapter.layers) == list(plain.layers)
+    assert [layer.scaling for layer in adapter.layers.values()] == [2.0, 1.0, 1.0, 1.0]
 
 
 def test_bias_without_bias_tensors_passes(tmp_path: Path) -> None:
@@ -173,7 +239,7 @@ def test_two_tensors_of_one_module_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_pickle_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    folder = make_adapter(tmp_path / "a", use_dora=True)
+    folder = make_adapter(tmp_path / "a", use_qalora=True)
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
     with pytest.raises(AdapterInvalid) as error:
         read_adapter(folder)
@@ -189,7 +255,7 @@ def test_a_file_above_the_limit_is_refused_unread(tmp_path: Path, monkeypatch: p
 def test_structure_and_configuration_are_refused_together(tmp_path: Path) -> None:
     tensors = make_tensors()
     del tensors[f"{Q}A.weight"]
-    assert set(problems(make_adapter(tmp_path / "a", tensors, use_dora=True, r=5))) == {
+    assert set(problems(make_adapter(tmp_path / "a", tensors, use_qalora=True, r=5))) == {
         "unsupported_option",
         "missing_half",
         "rank_mismatch",

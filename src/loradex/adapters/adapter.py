@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
 class LoraLayer:
     """The low-rank pair of one linear: `y += scaling * (x A^T) B^T`.
 
-    `a` names the tensor `[rank, in_features]`, `b` the tensor `[out_features, rank]` in the weights file.
+    `a` names the tensor `[rank, in_features]`, `b` the tensor `[out_features, rank]` in the weights file. In the pair
+    of an `embedding` the inputs are the vocabulary, and a token takes its column of A.
     """
 
     module: str
@@ -21,6 +23,29 @@ class LoraLayer:
     out_features: int
     a: str
     b: str
+    embedding: bool = False
+
+
+Role = Literal["magnitude", "pair_bias", "tokens", "weight", "bias", "base_weight"]
+"""What a tensor that is no half of a pair does for its module; all lengths are in values.
+
+    magnitude    `[out]`: DoRA's length of each row of `W + scaling * B A`; for an embedding of each column
+    pair_bias    `[out]`: `lora_bias`, added to the product of the pair and scaled with it
+    tokens       `[tokens, width]`: rows of an embedding that replace the base's, and those of a head that is tied to it
+    weight       what `modules_to_save` puts in the place of the base's; a tied module keeps the base's
+    bias         what stands in the place of the base's
+    base_weight  the base's own weight as PEFT saves it beside an adapted or resized embedding, for tied modules too
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """A tensor of an adapter that is no half of a low-rank pair."""
+
+    module: str
+    role: Role
+    tensor: str
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +55,14 @@ class Adapter:
     Attributes:
         digest: SHA-256, in hexadecimal, over configuration and weights.
         path: folder with `adapter_config.json` and `adapter_model.safetensors`.
-        layers: one entry for each adapted linear, by the module path of the base model.
+        layers: one entry for each adapted linear or embedding, by the module path of the base model.
         rank: the largest rank in it.
         parameters: number of weights.
         bytes: size of the weights file.
         base_model: what its configuration calls the base, or None.
+        extras: the tensors beside the pairs.
+        tokens: by module, the token ids that the rows of its `tokens` are for.
+        absent: names in `modules_to_save` for which there is no tensor: the base must have no such module.
     """
 
     digest: str
@@ -44,6 +72,9 @@ class Adapter:
     parameters: int
     bytes: int
     base_model: str | None
+    extras: tuple[Extra, ...] = ()
+    tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
 
     @property
     def weights(self) -> Path:

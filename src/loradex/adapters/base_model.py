@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from loradex.adapters.header import BITS, TensorInfo, read_header
+from loradex.adapters.keys import canonical
 from loradex.core.model import LinearShape, ModelInfo
 from loradex.errors import AdapterInvalid, ConfigInvalid, FilesNotFound
 
 # Last parts of module paths that hold a matrix and are no linear that an adapter may target.
 _HEADS = frozenset(("lm_head", "embed_out", "output", "output_layer", "score", "classifier"))
 _EMBEDDINGS = frozenset(("wte", "wpe", "tok_embeddings", "word_embeddings", "position_embeddings", "shared"))
+_TOKENS = ("embed_tokens", "wte", "tok_embeddings", "word_embeddings", "embed_in", "shared")
 _ROUTERS = frozenset(("gate", "router"))
 
 # Families whose linears are `Conv1D`: their weights lie as [in, out].
@@ -58,9 +60,12 @@ def read_model_info(folder: Path, served_name: str | None = None) -> ModelInfo:
     kind = str(config.get("model_type", ""))
     names = config.get("architectures")
     architecture = str(names[0]) if isinstance(names, list) and names else ""
-    linears = _linears(_tensors(folder), kind)
+    tensors = _tensors(folder)
+    linears = _linears(tensors, kind)
     if not linears:
         raise ConfigInvalid(f"The model at {folder} has no linears", hint="Give the folder of a language model")
+    parameters = _parameters(tensors, kind)
+    embedding, head = _ends(parameters)
     return ModelInfo(
         id=served_name or folder.resolve().name,
         path=str(folder),
@@ -73,12 +78,41 @@ def read_model_info(folder: Path, served_name: str | None = None) -> ModelInfo:
         digest=model_digest(architecture, linears),
         has_chat_template=_has_chat_template(folder),
         head_dim=_head_dim(text),
+        parameters=parameters,
+        embedding=embedding,
+        head=head,
     )
 
 
-def _linears(tensors: Mapping[str, TensorInfo], kind: str) -> dict[str, LinearShape]:
+def _outer(tensors: Mapping[str, TensorInfo], kind: str) -> str:
+    """Return what the checkpoint of a bare model leaves out at the start of its names."""
     inner = _INNER.get(kind, "model") + "."
-    bare = not any(name.startswith(inner) for name in tensors)
+    return "" if any(name.startswith(inner) for name in tensors) else inner
+
+
+def _parameters(tensors: Mapping[str, TensorInfo], kind: str) -> dict[str, tuple[int, ...]]:
+    outer = _outer(tensors, kind)
+    found = {}
+    for name, info in sorted(tensors.items()):
+        module, _, parameter = name.rpartition(".")
+        if parameter in ("weight", "bias") and len(info.shape) in (1, 2) and ".experts." not in module:
+            is_head = module in _HEADS
+            found[f"{canonical(module if is_head else outer + module)}.{parameter}"] = info.shape
+    embedding, head = _ends(found)
+    if embedding and f"{head}.weight" not in found:  # tied: it has the embedding's weights
+        found[f"{head}.weight"] = found[f"{embedding}.weight"]
+    return found
+
+
+def _ends(parameters: Mapping[str, tuple[int, ...]]) -> tuple[str, str]:
+    """Return the module paths of the token embedding and the output head."""
+    modules = [name.removesuffix(".weight") for name, shape in parameters.items() if len(shape) == 2]
+    embedding = next((each for each in modules if each.rpartition(".")[2] in _TOKENS), "")
+    return embedding, next((each for each in modules if each in _HEADS), "lm_head")
+
+
+def _linears(tensors: Mapping[str, TensorInfo], kind: str) -> dict[str, LinearShape]:
+    outer = _outer(tensors, kind)
     linears = {}
     for name, info in sorted(tensors.items()):
         module = name.removesuffix(".weight")
@@ -90,7 +124,7 @@ def _linears(tensors: Mapping[str, TensorInfo], kind: str) -> dict[str, LinearSh
                 hint="Check against a running server, which has the model loaded: add `--url`",
             )
         out_features, in_features = reversed(info.shape) if kind in _TRANSPOSED else info.shape
-        linears[inner + module if bare else module] = LinearShape(in_features, out_features)
+        linears[canonical(outer + module)] = LinearShape(in_features, out_features)
     return linears
 
 

@@ -3,8 +3,8 @@
 Problems have these codes. The file itself: `pickle`, `html`, `git_lfs_pointer`, `gguf`, `empty_file`, `truncated`,
 `too_large`, `not_safetensors`, `bad_header`. Its configuration: `bad_config`, `unsupported_type`, `unsupported_option`.
 Its tensors: `unsupported_tensors`, `unsupported_dtype`, `many_adapters`, `duplicate`, `missing_half`, `bad_pair`,
-`rank_mismatch`, `not_finite`, `changed`. Its base: `rank_too_large`, `no_match`, `unknown_modules`, `output_head`,
-`shape_mismatch`, `other_base`.
+`missing_tensors`, `bad_extra`, `rank_mismatch`, `not_finite`, `changed`. Its base: `rank_too_large`, `no_match`,
+`unknown_modules`, `task_head`, `vocabulary`, `shape_mismatch`, `other_base`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loradex.adapters.adapter import Adapter, LoraLayer
+from loradex.adapters.check_extras import check_extras, resized_vocabulary
 from loradex.adapters.files import find_files
 from loradex.adapters.header import read_header
 from loradex.adapters.keys import kind
@@ -76,7 +77,8 @@ def check(adapter: Adapter, base: ModelInfo, max_rank: int, *, strict_base: bool
     Raises:
         FilesNotFound, AdapterInvalid: the weights file is gone or no longer what was read.
     """
-    problems = _ranks(adapter, max_rank) + _modules(adapter, base) + _shapes(adapter, base) + _values(adapter)
+    problems = _ranks(adapter, max_rank) + _modules(adapter, base) + _shapes(adapter, base)
+    problems += check_extras(adapter, base) + _values(adapter)
     other = _other_base(adapter, base)
     return _report(adapter, problems + (other if strict_base else []), [] if strict_base else other)
 
@@ -128,18 +130,17 @@ def _ranks(adapter: Adapter, max_rank: int) -> list[Problem]:
 
 
 def _modules(adapter: Adapter, base: ModelInfo) -> list[Problem]:
-    missing = [module for module in adapter.layers if module not in base.linears]
-    if len(missing) == len(adapter.layers):
+    missing = [module for module, layer in adapter.layers.items() if _target(layer, base) is None]
+    if len(missing) == len(adapter.layers) and (missing or not adapter.extras):
         return [_no_match(adapter.layers, base)]
-    heads = [module for module in missing if kind(module) in ("lm_head", "embed_out")]
-    problems = []
-    if heads:
-        what = f"{listed(heads)} is the output head, on which LoRA is not served"
-        problems.append(Problem("output_head", what, "Train again without it in `target_modules`"))
-    if others := [module for module in missing if module not in heads]:
-        what = f"{len(others)} adapted modules are not in the base model `{base.id}`: {listed(others)}"
-        problems.append(Problem("unknown_modules", what, _own_base(adapter)))
-    return problems
+    if not missing:
+        return []
+    what = f"{len(missing)} adapted modules are not in the base model `{base.id}`: {listed(missing)}"
+    return [Problem("unknown_modules", what, _own_base(adapter))]
+
+
+def _target(layer: LoraLayer, base: ModelInfo) -> LinearShape | None:
+    return base.target(layer.module) if layer.embedding == (layer.module == base.embedding) else None
 
 
 def _no_match(layers: Mapping[str, LoraLayer], base: ModelInfo) -> Problem:
@@ -160,19 +161,23 @@ def _no_match(layers: Mapping[str, LoraLayer], base: ModelInfo) -> Problem:
 def _shapes(adapter: Adapter, base: ModelInfo) -> list[Problem]:
     wrong: dict[tuple[str, int, int, LinearShape], list[str]] = {}
     for module, layer in adapter.layers.items():
-        shape = base.linears.get(module)
+        shape = _target(layer, base)
         if shape is not None and (layer.in_features, layer.out_features) != (shape.in_features, shape.out_features):
             wrong.setdefault((kind(module), layer.in_features, layer.out_features, shape), []).append(module)
-    return [
-        Problem(
-            "shape_mismatch",
-            f"`{name}` has {inputs} inputs and {outputs} outputs; in the base model `{base.id}` it has "
-            f"{shape.in_features} and {shape.out_features}: the adapter belongs to another base "
-            f"({len(modules)} modules, such as {listed(modules[:1])})",
-            _own_base(adapter),
-        )
-        for (name, inputs, outputs, shape), modules in wrong.items()
-    ]
+    return [_misfit(adapter, base, *key, modules) for key, modules in wrong.items()]
+
+
+def _misfit(
+    adapter: Adapter, base: ModelInfo, name: str, inputs: int, outputs: int, shape: LinearShape, modules: list[str]
+) -> Problem:
+    what = (
+        f"`{name}` has {inputs} inputs and {outputs} outputs; in the base model `{base.id}` it has "
+        f"{shape.in_features} and {shape.out_features}"
+    )
+    if modules[0] in (base.embedding, base.head) and (inputs == shape.in_features or outputs == shape.out_features):
+        return resized_vocabulary(what)
+    what += f": the adapter belongs to another base ({len(modules)} modules, such as {listed(modules[:1])})"
+    return Problem("shape_mismatch", what, _own_base(adapter))
 
 
 def _own_base(adapter: Adapter) -> str:
@@ -181,10 +186,11 @@ def _own_base(adapter: Adapter) -> str:
 
 
 def _values(adapter: Adapter) -> list[Problem]:
-    if not adapter.layers:
+    names = [name for layer in adapter.layers.values() for name in (layer.a, layer.b)]
+    names += [extra.tensor for extra in adapter.extras]
+    if not names:
         return []
     tensors = read_header(adapter.weights).tensors
-    names = [name for layer in adapter.layers.values() for name in (layer.a, layer.b)]
     if any(name not in tensors for name in names):
         gone = [name for name in names if name not in tensors]
         changed = Problem("changed", f"The weights file changed while it was read: {listed(gone)} is gone", "Try again")

@@ -25,6 +25,10 @@ class LoraConfig:
         ranks, alphas: what the patterns say.
         base_model: what it calls its base, or None.
         target_modules: what training was told to adapt; the tensors in the file are what counts.
+        use_dora, lora_bias: every pair has a magnitude, or a bias.
+        modules_to_save: ends of the paths of modules that are replaced whole.
+        token_indices: ids of the tokens whose embeddings were trained, by the end of a module's path; of the embedding
+            under an empty one.
         raw: the whole file.
     """
 
@@ -35,6 +39,10 @@ class LoraConfig:
     alphas: Patterns
     base_model: str | None
     target_modules: str | tuple[str, ...]
+    use_dora: bool
+    lora_bias: bool
+    modules_to_save: tuple[str, ...]
+    token_indices: Mapping[str, tuple[int, ...]]
     raw: Mapping[str, Any]
 
     @classmethod
@@ -124,9 +132,22 @@ def _read(raw: dict[str, Any]) -> tuple[LoraConfig | None, tuple[Problem, ...]]:
         alphas=patterns["alpha_pattern"],
         base_model=raw.get("base_model_name_or_path") or None,
         target_modules=targets if isinstance(targets, str) else tuple(targets),
+        use_dora=bool(raw.get("use_dora")),
+        lora_bias=bool(raw.get("lora_bias")),
+        modules_to_save=_names(raw.get("modules_to_save")),
+        token_indices=_tokens(raw.get("trainable_token_indices")),
         raw=raw,
     )
     return config, tuple(problems)
+
+
+def _names(value: str | list[str] | None) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value or ())
+
+
+def _tokens(value: dict[str, list[int]] | list[int] | None) -> dict[str, tuple[int, ...]]:
+    table = value if isinstance(value, dict) else {"": value} if value else {}
+    return {name: tuple(tokens) for name, tokens in table.items()}
 
 
 def _wrong(name: str, value: Any, wanted: str) -> Problem:

@@ -6,26 +6,29 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from loradex.adapters.adapter import Role
+
 PREFIX = "base_model.model."
 
 # An adapter's own name may stand between `lora_A` and `weight`: state dicts saved without PEFT's `save_pretrained`.
 _LORA = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.(?P<adapter>[^.]+))?\.weight", re.DOTALL)
+_EMBEDDING = re.compile(r"(?P<module>.+)\.lora_embedding_(?P<side>[AB])(?:\.(?P<adapter>[^.]+))?", re.DOTALL)
 
-Foreign = Literal[
-    "embeddings", "dora", "lora_bias", "kasa", "trainable_tokens", "bias", "modules_to_save", "full", "unknown"
-]
-"""What a tensor that is no half of a low-rank pair belongs to; `full` is a whole weight of the base."""
-
-# Tensors of options that are understood but not served, by a part of their name.
-_FOREIGN: tuple[tuple[re.Pattern[str], Foreign], ...] = (
-    (re.compile(r"\.lora_embedding_[AB]\b"), "embeddings"),
-    (re.compile(r"\.lora_magnitude_vector\b"), "dora"),
-    (re.compile(r"\.lora_[AB](?:\.[^.]+)?\.bias$"), "lora_bias"),
-    (re.compile(r"\.lora_diag\b"), "kasa"),
-    (re.compile(r"\.token_adapter\.|\.trainable_tokens_"), "trainable_tokens"),
-    (re.compile(r"\.bias$"), "bias"),
-    (re.compile(r"(?:\.modules_to_save\.|\.base_layer\.|\.original_module\.)"), "modules_to_save"),
+_EXTRA: tuple[tuple[re.Pattern[str], Role], ...] = (
+    (re.compile(r"(.+)\.lora_magnitude_vector(?:\.[^.]+)?(?:\.weight)?", re.DOTALL), "magnitude"),
+    (re.compile(r"(.+)\.lora_B(?:\.[^.]+)?\.bias", re.DOTALL), "pair_bias"),
+    (re.compile(r"(.+)\.token_adapter\.trainable_tokens_delta(?:\.[^.]+)?", re.DOTALL), "tokens"),
+    (re.compile(r"(.+)\.base_layer\.weight", re.DOTALL), "base_weight"),
+    (re.compile(r"(.+?)(?:\.base_layer)?\.bias", re.DOTALL), "bias"),
+    (re.compile(r"(.+)\.weight", re.DOTALL), "weight"),
 )
+
+# Parts of names that stand for what is not served, or for a state dict that was not saved by PEFT.
+_FOREIGN = re.compile(r"\.lora_diag\b|\.(?:modules_to_save|original_module)\.|\.token_adapter\.base_layer\.|^lora_")
+
+# Where a model that also sees or hears keeps the language model and its head, in newer and in older transformers.
+_LANGUAGE = re.compile(r"^(?:model\.language_model\.|language_model\.model\.)")
+_LANGUAGE_HEAD = re.compile(r"^language_model\.(?=lm_head$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,26 +38,44 @@ class Key:
     module: str
     side: Literal["A", "B"]
     adapter: str = ""
+    embedding: bool = False
 
     def __str__(self) -> str:
         infix = f".{self.adapter}" if self.adapter else ""
+        if self.embedding:
+            return f"{PREFIX}{self.module}.lora_embedding_{self.side}{infix}"
         return f"{PREFIX}{self.module}.lora_{self.side}{infix}.weight"
 
 
 def parse_key(name: str) -> Key | None:
     """Return the module path in the base model and the side that a tensor name means, or None for any other tensor."""
-    match = _LORA.fullmatch(name.removeprefix(PREFIX))
-    if match is None or ".lora_" in match["module"]:
+    name = name.removeprefix(PREFIX)
+    for pattern in (_LORA, _EMBEDDING):
+        match = pattern.fullmatch(name)
+        if match is not None and ".lora_" not in match["module"]:
+            side: Literal["A", "B"] = "A" if match["side"] == "A" else "B"
+            return Key(match["module"], side, match["adapter"] or "", pattern is _EMBEDDING)
+    return None
+
+
+def parse_extra(name: str) -> tuple[str, Role] | None:
+    """Return module path and role of a tensor that is no half of a pair, or None where it has none that is served."""
+    name = name.removeprefix(PREFIX)
+    if _FOREIGN.search(name):
         return None
-    return Key(match["module"], "A" if match["side"] == "A" else "B", match["adapter"] or "")
+    for pattern, role in _EXTRA:
+        match = pattern.fullmatch(name)
+        if match is not None and ".lora_" not in match[1]:
+            return match[1], role
+    return None
 
 
-def foreign(name: str) -> Foreign:
-    """Return the option to which a tensor belongs that `parse_key` does not understand."""
-    for pattern, option in _FOREIGN:
-        if pattern.search(name):
-            return option
-    return "full" if name.endswith(".weight") and ".lora_" not in name else "unknown"
+def canonical(module: str) -> str:
+    """Return a module path as the language model by itself has it: `model.language_model.layers.0` is `model.layers.0`.
+
+    Adapters of one base are saved under either, as it was loaded with or without its other senses.
+    """
+    return _LANGUAGE_HEAD.sub("", _LANGUAGE.sub("model.", module))
 
 
 def kind(module: str) -> str:

@@ -17,6 +17,7 @@ HARMLESS = frozenset(
         *("exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout", "fan_in_fan_out", "bias"),
         *("init_lora_weights", "runtime_config", "ensure_weight_tying", "qalora_group_size", "megatron_config"),
         *("megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config"),
+        *("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices"),
     )
 )
 
@@ -24,10 +25,6 @@ _PLAIN = "Train again with plain LoRA"
 _MERGE = "Merge it into the base with PEFT's `merge_and_unload` and serve the result, or train again without it"
 
 _REFUSED: Mapping[str, tuple[str, str]] = {
-    "use_dora": ("DoRA scales every output by a learned magnitude, which is not served", _MERGE),
-    "lora_bias": ("the low-rank pair has a bias, which is not served", "Train again with `lora_bias=False`"),
-    "modules_to_save": ("whole modules are replaced, which an adapter beside others cannot do", _MERGE),
-    "trainable_token_indices": ("single token embeddings are trained, which are not served", _MERGE),
     "target_parameters": ("bare parameters are adapted, not linears, which is not served", _PLAIN),
     "layer_replication": ("layers of the base are repeated, so its shape is another model's", _MERGE),
     "alora_invocation_tokens": ("the adapter acts only after its invocation tokens, which is not served", _PLAIN),
@@ -60,6 +57,9 @@ def refused(config: Mapping[str, Any]) -> list[Problem]:
         what = f"Options that are not known are set, so their effect would be lost in silence: {listed(unknown)}"
         fix = "Remove them from adapter_config.json if they have no effect on inference"
         problems.append(Problem("unsupported_option", what, fix))
+    if config.get("use_dora") and config.get("lora_bias"):
+        what = "`use_dora` and `lora_bias` are both set, which PEFT itself does not compute"
+        problems.append(Problem("unsupported_option", what, "Train again with one of them"))
     return problems + _initialisation(config.get("init_lora_weights"))
 
 
@@ -93,9 +93,23 @@ def _is_indices(value: Any) -> bool:
     return value is None or type(value) is int or (isinstance(value, list) and all(type(one) is int for one in value))
 
 
+def _is_switch(value: Any) -> bool:
+    return value is None or isinstance(value, bool)
+
+
+def _is_tokens(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(each, list) and _is_tokens(each) for each in value.values())
+    return not value or (isinstance(value, list) and all(type(one) is int and 0 <= one < 2**31 for one in value))
+
+
 TYPES: Mapping[str, tuple[Check, str]] = {
     "base_model_name_or_path": (_is_text, "a line of text"),
-    "use_rslora": (lambda value: value is None or isinstance(value, bool), "true or false"),
+    "use_rslora": (_is_switch, "true or false"),
+    "use_dora": (_is_switch, "true or false"),
+    "lora_bias": (_is_switch, "true or false"),
+    "modules_to_save": (_is_names, "a list of names"),
+    "trainable_token_indices": (_is_tokens, "a list of token ids, or a table of module to such a list"),
     "target_modules": (_is_names, "a name, a pattern or a list of names"),
     "exclude_modules": (_is_names, "a name, a pattern or a list of names"),
     "layers_to_transform": (_is_indices, "a layer number or a list of them"),

@@ -9,9 +9,10 @@ from pathlib import Path
 from loradex.adapters.adapter import Adapter, LoraLayer
 from loradex.adapters.config import LoraConfig, read_config
 from loradex.adapters.digest import digest_files
+from loradex.adapters.extras import Extras, read_extras
 from loradex.adapters.files import MAX_WEIGHTS_BYTES, AdapterFiles, find_files
 from loradex.adapters.header import Header, read_header
-from loradex.adapters.keys import Foreign, foreign, parse_key
+from loradex.adapters.keys import Key, canonical, parse_key
 from loradex.adapters.listing import listed
 from loradex.adapters.values import DTYPES
 from loradex.errors import AdapterInvalid, FilesNotFound, Problem
@@ -65,18 +66,24 @@ def examine(files: AdapterFiles, digest: str | None = None) -> Examined:
         except AdapterInvalid as error:
             problems += error.problems
     layers: dict[str, LoraLayer] = {}
+    extras = Extras()
     if header is not None:
         layers, found_in_tensors = _layers(header, config)
-        problems += found_in_tensors
+        extras, found_beside = read_extras(header, config, layers)
+        problems += found_in_tensors + found_beside
         digest = digest or digest_files(files.config, files.weights)
     adapter = Adapter(
         digest=digest or "",
         path=files.folder,
         layers=layers,
         rank=max((layer.rank for layer in layers.values()), default=0),
-        parameters=sum(layer.rank * (layer.in_features + layer.out_features) for layer in layers.values()),
+        parameters=sum(layer.rank * (layer.in_features + layer.out_features) for layer in layers.values())
+        + extras.parameters,
         bytes=size,
         base_model=config.base_model if config else None,
+        extras=extras.tensors,
+        tokens=extras.tokens,
+        absent=extras.absent,
     )
     return Examined(adapter, config, header, tuple(problems))
 
@@ -100,52 +107,30 @@ def _pickled(name: str) -> Problem:
 
 
 def _layers(header: Header, config: LoraConfig | None) -> tuple[dict[str, LoraLayer], list[Problem]]:
-    pairs: dict[str, dict[str, str]] = {}
-    strange: dict[Foreign, list[str]] = {}
+    pairs: dict[str, dict[str, tuple[Key, str]]] = {}
     double, adapters = [], set()
     for name in sorted(header.tensors):
         key = parse_key(name)
         if key is None:
-            strange.setdefault(foreign(name), []).append(name)
-        elif key.side in pairs.setdefault(key.module, {}):
+            continue
+        adapters.add(key.adapter)
+        pair = pairs.setdefault(canonical(key.module), {})
+        if key.side in pair:
             double.append(name)
-            adapters.add(key.adapter)
         else:
-            pairs[key.module][key.side] = name
-            adapters.add(key.adapter)
-    problems = [_strange(option, names) for option, names in strange.items()]
+            pair[key.side] = key, name
+    problems = []
     if len(adapters) > 1:
         named = listed(sorted(name or "(none)" for name in adapters))
         problems.append(Problem("many_adapters", f"The file holds several adapters: {named}", "Save one to a file"))
     if double and len(adapters) == 1:
         problems.append(Problem("duplicate", f"Tensors mean the same module: {listed(double)}", "Save it again"))
-    problems += _halves(pairs) + _dtypes(header, pairs)
+    problems += _halves(pairs) + _dtypes(header)
     layers, wrong = _complete(header, pairs, config)
     return layers, problems + wrong
 
 
-_STRANGE: Mapping[Foreign, tuple[str, str]] = {
-    "embeddings": ("adapt embeddings, which is not served", "Train without embeddings in `target_modules`"),
-    "dora": (
-        "are DoRA magnitudes, which are not served",
-        "Merge with `merge_and_unload`, or train with use_dora=False",
-    ),
-    "lora_bias": ("are biases of low-rank pairs, which are not served", "Train again with `lora_bias=False`"),
-    "kasa": ("are KaSA diagonals, which are not served", "Train again with plain LoRA"),
-    "trainable_tokens": ("are trained token embeddings, which are not served", "Train without them, or merge"),
-    "bias": ("are trained biases, which are not served", 'Train again with `bias="none"`'),
-    "modules_to_save": ("replace whole modules of the base, which is not served", "Merge it with `merge_and_unload`"),
-    "full": ("are whole weights, not low-rank pairs", "Save only the adapter, with `save_embedding_layers=False`"),
-    "unknown": ("are not known to belong to LoRA", "Save it again with PEFT's `save_pretrained`"),
-}
-
-
-def _strange(option: Foreign, names: list[str]) -> Problem:
-    what, fix = _STRANGE[option]
-    return Problem("unsupported_tensors", f"{len(names)} tensors {what}: {listed(names)}", fix)
-
-
-def _halves(pairs: Mapping[str, Mapping[str, str]]) -> list[Problem]:
+def _halves(pairs: Mapping[str, Mapping[str, object]]) -> list[Problem]:
     problems = []
     for side, other in (("A", "B"), ("B", "A")):
         if lonely := [module for module, pair in pairs.items() if side in pair and other not in pair]:
@@ -154,12 +139,11 @@ def _halves(pairs: Mapping[str, Mapping[str, str]]) -> list[Problem]:
     return problems
 
 
-def _dtypes(header: Header, pairs: Mapping[str, Mapping[str, str]]) -> list[Problem]:
+def _dtypes(header: Header) -> list[Problem]:
     names: dict[str, list[str]] = {}
-    for pair in pairs.values():
-        for name in pair.values():
-            if (dtype := header.tensors[name].dtype) not in DTYPES:
-                names.setdefault(dtype, []).append(name)
+    for name, info in sorted(header.tensors.items()):
+        if info.dtype not in DTYPES:
+            names.setdefault(info.dtype, []).append(name)
     fix = "Save the adapter in float32, bfloat16 or float16"
     return [
         Problem("unsupported_dtype", f"{len(found)} tensors are of dtype {dtype}: {listed(found)}", fix)
@@ -168,21 +152,23 @@ def _dtypes(header: Header, pairs: Mapping[str, Mapping[str, str]]) -> list[Prob
 
 
 def _complete(
-    header: Header, pairs: Mapping[str, Mapping[str, str]], config: LoraConfig | None
+    header: Header, pairs: Mapping[str, Mapping[str, tuple[Key, str]]], config: LoraConfig | None
 ) -> tuple[dict[str, LoraLayer], list[Problem]]:
     layers: dict[str, LoraLayer] = {}
     shapes, ranks = [], []
     for module, pair in sorted(pairs.items()):
         if len(pair) < 2:
             continue
-        a, b = header.tensors[pair["A"]].shape, header.tensors[pair["B"]].shape
+        (key, name_a), (_, name_b) = pair["A"], pair["B"]
+        a, b = header.tensors[name_a].shape, header.tensors[name_b].shape
         if len(a) != 2 or len(b) != 2 or a[0] != b[1] or 0 in a + b:
             shapes.append((module, f"A {list(a)} and B {list(b)}"))
             continue
-        if config is not None and config.rank(module) != a[0]:
-            ranks.append((module, f"{a[0]} where adapter_config.json says {config.rank(module)}"))
-        scaling = config.scaling(module) if config else 1.0
-        layers[module] = LoraLayer(module, a[0], scaling, a[1], b[0], pair["A"], pair["B"])
+        # The patterns were written for the path that the tensors have.
+        if config is not None and config.rank(key.module) != a[0]:
+            ranks.append((module, f"{a[0]} where adapter_config.json says {config.rank(key.module)}"))
+        scaling = config.scaling(key.module) if config else 1.0
+        layers[module] = LoraLayer(module, a[0], scaling, a[1], b[0], name_a, name_b, key.embedding)
     problems = []
     if shapes:
         what = f"Pairs do not fit together: {shapes[0][1]} at {listed(module for module, _ in shapes)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,9 @@ class ModelInfo:
         quantization: how the engine rounded the weights of linears and output head, such as `int8`; `none` where not.
         kv_cache_dtype: of keys and values: `auto` is that of the weights before they were rounded.
         weight_bytes: what those weights take then, scales included; 0 where each takes what `dtype` says.
+        parameters: shape of every parameter that an adapter may bring anew, by its full path (`model.norm.weight`).
+        embedding: module path of the token embedding; adapters may put a low-rank pair on it too.
+        head: module path of the output head, likewise.
     """
 
     id: str
@@ -50,3 +53,16 @@ class ModelInfo:
     quantization: str = "none"
     kv_cache_dtype: str = "auto"
     weight_bytes: int = 0
+    parameters: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    embedding: str = ""
+    head: str = ""
+
+    def target(self, module: str) -> LinearShape | None:
+        """Return the shape of a module on which an adapter may put a low-rank pair, None for any other.
+
+        The embedding counts as a linear from the vocabulary.
+        """
+        shape = self.parameters.get(f"{module}.weight", ()) if module in (self.embedding, self.head) else ()
+        if module in self.linears or len(shape) != 2:
+            return self.linears.get(module)
+        return LinearShape(*shape) if module == self.embedding else LinearShape(shape[1], shape[0])

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,15 +24,26 @@ from loradex.core.event import Delta
 from loradex.core.mix import Mix
 from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
+from loradex.engine.local.change import Weights
 from loradex.engine.local.loader import Loader
 from loradex.engine.local.lora import LoraPair
 from loradex.engine.local.pack import SLICE_VALUES, _pieces, pack_name
-from loradex.engine.local.weights import read_pairs
+from loradex.engine.local.weights import Contents, read_contents
 from loradex.errors import AdapterDamaged
+from tests.adapters.making import make_adapter, make_tensors
 
 from .tiny import Family, Running
 
 CPU = torch.device("cpu")
+Q = "model.layers.0.self_attn.q_proj"
+
+
+def read_pairs(adapter: Adapter, dtype: torch.dtype, device: torch.device) -> dict[str, LoraPair]:
+    return dict(read_contents(adapter, dtype, device).pairs)
+
+
+def unfitted(adapter: Adapter, contents: Contents, rest: Callable[[], None]) -> Weights:
+    return Weights(contents.pairs, {}, contents.nbytes)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +63,7 @@ def read(packs: PackFolder) -> Callable[..., dict[str, LoraPair]]:
     def loading(adapter: Adapter, dtype: torch.dtype = torch.float32) -> dict[str, LoraPair]:
         loader = Loader(dtype, CPU, packs, lambda: False)
         try:
-            return loader.read(adapter)
+            return dict(loader.read(adapter).pairs)
         finally:
             loader.stop()
 
@@ -153,7 +165,7 @@ def test_a_pack_is_made_bit_by_bit_while_answers_are_computed(
     adapter = llama.adapters[2]
     for busy, rested in ((False, False), (True, True)):
         made = Loader(torch.float32, CPU, packs, lambda busy=busy: busy)
-        assert same(made.read(adapter), read_pairs(adapter, torch.float32, CPU))
+        assert same(dict(made.read(adapter).pairs), read_pairs(adapter, torch.float32, CPU))
         made.stop()
         assert bool(rests) is rested
         packs.remove(adapter.digest)
@@ -189,10 +201,10 @@ async def test_answers_are_the_same_from_packs(llama: Family, running: Running, 
 
 async def test_many_loads_at_once_make_one_pack_each(llama: Family, packs: PackFolder) -> None:
     loader = Loader(torch.float32, CPU, packs, lambda: True)
-    found = await asyncio.gather(*(loader.load(adapter) for adapter in llama.adapters * 4))
+    found = await asyncio.gather(*(loader.load(adapter, unfitted) for adapter in llama.adapters * 4))
     await asyncio.to_thread(loader.stop)
     for adapter, pairs in zip(llama.adapters * 4, found, strict=True):
-        assert same(pairs, read_pairs(adapter, torch.float32, CPU))
+        assert same(dict(pairs.pairs), read_pairs(adapter, torch.float32, CPU))
     assert len(list(packs.folder.iterdir())) == len(llama.adapters)
 
 
@@ -237,7 +249,7 @@ async def test_what_is_held_in_host_memory_is_loaded_without_the_disk(llama: Fam
     gone = dataclasses.replace(adapter, path=Path("/nowhere"))
     await asyncio.to_thread(loader.stop)
     packs.remove(adapter.digest)
-    assert same(loader.read(gone), expected)
+    assert same(dict(loader.read(gone).pairs), expected)
     loader.unstage(adapter.digest)
     with pytest.raises(AdapterDamaged):
         loader.read(gone)
@@ -259,7 +271,7 @@ async def test_without_a_host_tier_nothing_is_held(llama: Family, packs: PackFol
 def test_a_pack_that_is_made_while_the_engine_stops_is_kept(llama: Family, packs: PackFolder) -> None:
     loader = Loader(torch.float32, CPU, packs, lambda: True)
     loader.stop()
-    assert loader.read(llama.adapters[0])
+    assert loader.read(llama.adapters[0]).pairs
     assert list(packs.folder.iterdir()) == [place(packs, llama.adapters[0])]
 
 
@@ -286,3 +298,27 @@ async def test_files_that_go_under_a_running_answer_do_not_change_it(
             if isinstance(event, Delta):
                 found.append(event.token_ids)
         assert found == expected
+
+
+def test_what_lies_beside_the_pairs_is_in_the_pack_too(tmp_path: Path, packs: PackFolder) -> None:
+    random = np.random.default_rng(0)
+    names = {f"{Q}.lora_magnitude_vector": (16,), "model.norm.weight": (16,), "lm_head.weight": (40, 16)}
+    extras = {f"base_model.model.{name}": random.normal(size=shape) for name, shape in names.items()}
+    tensors = make_tensors(kinds=("layers.0.self_attn.q_proj",)) | {k: t.astype(np.float32) for k, t in extras.items()}
+    adapter = read_adapter(make_adapter(tmp_path / "a", tensors, use_dora=True, modules_to_save=["norm", "lm_head"]))
+    loader = Loader(torch.bfloat16, CPU, packs, lambda: False)
+    made = loader.read(adapter)
+    loader.stop()
+    found = loader.read(dataclasses.replace(adapter, path=Path("/nowhere")))
+    direct = read_contents(adapter, torch.bfloat16, CPU)
+    assert direct.nbytes == made.nbytes == found.nbytes == 2 * adapter.parameters
+    for contents in (made, found):
+        assert same(dict(contents.pairs), dict(direct.pairs))
+        assert {module: set(own) for module, own in contents.extras.items()} == {
+            Q: {"magnitude"},
+            "model.norm": {"weight"},
+            "lm_head": {"weight"},
+        }
+        for module, own in direct.extras.items():
+            for role, tensor in own.items():
+                assert torch.equal(contents.extras[module][role], tensor)

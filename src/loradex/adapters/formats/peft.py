@@ -40,13 +40,13 @@ def read_peft(folder: Path) -> Lora:
     if found.problems or found.config is None:
         raise AdapterInvalid(f"The adapter at {folder} cannot be converted", found.problems)
     tensors = read_safetensors(files.weights)
-    layers = found.adapter.layers
+    layers = {module: layer for module, layer in found.adapter.layers.items() if not layer.embedding}
     pairs = {
         module: Pair(tensors[layer.a], tensors[layer.b], layer.scaling * layer.rank) for module, layer in layers.items()
     }
     known = {name for layer in layers.values() for name in (layer.a, layer.b)}
     if more := [name for name in tensors if name not in known]:
-        what = f"{len(more)} tensors are no low-rank pair, and other formats hold nothing else: {listed(more)}"
+        what = f"{len(more)} tensors are no low-rank pair of a linear, and formats hold nothing else: {listed(more)}"
         problem = Problem("unsupported_tensors", what, "Serve it as it is, or merge it with PEFT's `merge_and_unload`")
         raise AdapterInvalid(f"The adapter at {folder} cannot be converted", [problem])
     options = {name: value for name, value in found.config.raw.items() if value and name not in _SAID_BY_PAIRS}

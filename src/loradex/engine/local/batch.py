@@ -80,7 +80,8 @@ class Batch:
     """One step: prompts and decodes, rows by mix, `cells` (`[rows]`) where this step's keys and values go.
 
     `narrow` are the segments that the LoRA kernel takes where a linear has it, `wide` those that it leaves to the
-    reference. Without kernel or narrow segments `narrow` is None.
+    reference. Without kernel or narrow segments `narrow` is None. `heads` are the segments of the rows that go on to
+    the output head, where some adapter changes it.
     """
 
     prompts: tuple[Rows, ...]
@@ -89,6 +90,7 @@ class Batch:
     cells: torch.Tensor
     narrow: Narrow | None = None
     wide: tuple[Segment, ...] = ()
+    heads: tuple[Segment, ...] = ()
 
 
 class Step:

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import secrets
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -22,7 +22,9 @@ from loradex.engine.base import EngineStats, LoadReport, Progress, Resident
 from loradex.engine.config import EngineConfig
 from loradex.engine.local import model as base_model
 from loradex.engine.local.blocks import Blocks
+from loradex.engine.local.change import Weights
 from loradex.engine.local.compiled import compile_kernels
+from loradex.engine.local.extras import fit
 from loradex.engine.local.kvcache import KVCache
 from loradex.engine.local.kvcache_fp8 import FP8, Fp8Cache
 from loradex.engine.local.loader import Loader
@@ -37,7 +39,7 @@ from loradex.engine.local.sequence import Sequence as Answer
 from loradex.engine.local.slots import Slots
 from loradex.engine.local.team import dismiss
 from loradex.engine.local.text import Text
-from loradex.engine.local.weights import size
+from loradex.engine.local.weights import Contents
 from loradex.errors import ConfigInvalid, EngineStopped
 
 SMALL = 64 << 20
@@ -137,10 +139,10 @@ class LocalEngine:
         if adapter.digest in loop.snapshot.places:
             return LoadReport(0.0, 0.0, 0)
         began = time.perf_counter()
-        pairs = await self._loader.load(adapter)
+        weights = await self._loader.load(adapter, self._fit)
         read = time.perf_counter()
-        await asyncio.wrap_future(loop.install(adapter.digest, pairs, size(pairs)))
-        return LoadReport(read - began, time.perf_counter() - read, size(pairs))
+        await asyncio.wrap_future(loop.install(adapter.digest, weights))
+        return LoadReport(read - began, time.perf_counter() - read, weights.nbytes)
 
     async def unload(self, digest: str) -> None:
         """Free an adapter's weights. Raises `Conflict` while a request uses them."""
@@ -196,6 +198,9 @@ class LocalEngine:
         if self._loop is None or not self._loop.alive:
             raise EngineStopped("The engine is not running")
         return self._loop
+
+    def _fit(self, adapter: Adapter, contents: Contents, rest: Callable[[], None]) -> Weights:
+        return fit(adapter, contents, self._model, rest)
 
     def _busy(self) -> bool:
         return self._loop is not None and self._loop.snapshot.stats.running > 0
@@ -256,6 +261,9 @@ class LocalEngine:
             quantization=self.config.quantization,
             kv_cache_dtype=self.config.kv_cache_dtype,
             weight_bytes=sum(linear.nbytes for linear in quantized_linears(self._model.module)),
+            parameters={name: shape for name, shape in offline.parameters.items() if self._model.has(name)},
+            embedding=self._model.embedding,
+            head=self._model.head,
         )
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from loradex.engine.local.batch import Narrow, Step
+from loradex.engine.local.change import Change, apply_changes
 from loradex.engine.local.lora import LoraPair, Table, apply_lora
 
 
@@ -24,15 +25,17 @@ class Job(Protocol):
 class LoraLinear(nn.Module):
     """Wraps a linear of the base; its own weights stay where they are.
 
-    `table` leads from slot to adapter. `seen` collects the row counts of calls while the model is observed: only a
-    linear that is called once a step, with all rows, can carry adapters. `job` computes narrow segments, where there is
-    one; else the reference computes all.
+    `table` leads from slot to adapter; `changes` has what adapters do to the base's output before their pairs are
+    added, by slot, and is empty in most linears. `seen` collects the row counts of calls while the model is observed:
+    only a linear that is called once a step, with all rows, can carry adapters. `job` computes narrow segments, where
+    there is one; else the reference computes all.
     """
 
     def __init__(self, base: nn.Module, slots: int, step: Step) -> None:
         super().__init__()
         self.base = base
         self.table: Table = [None] * slots
+        self.changes: dict[int, Change] = {}
         self.step = step
         self.seen: list[int] | None = None
         self.job: Job | None = None
@@ -53,6 +56,13 @@ class LoraLinear(nn.Module):
         if self.job is not None:
             self.job.put(slot, pair)
 
+    def change(self, slot: int, change: Change | None) -> None:
+        """Set or clear what the adapter in a slot does beside its pair."""
+        if change is None:
+            self.changes.pop(slot, None)
+        else:
+            self.changes[slot] = change
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the base's output, plus each segment's low-rank product. `x` is `[..., in_features]`."""
         y = self.base.forward(x)  # not `self.base(x)`: 2 us a call that nothing here needs
@@ -62,6 +72,8 @@ class LoraLinear(nn.Module):
         if batch is not None and batch.segments:
             x, out = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
             segments = batch.segments
+            if self.changes:
+                apply_changes(x, out, segments, self.changes)
             if self.job is not None and batch.narrow is not None and out.is_contiguous():
                 self.job.add(x, out, batch.narrow)
                 segments = batch.wide

@@ -14,13 +14,17 @@ from loradex.adapters.adapter import Adapter
 from loradex.adapters.packs import PackFolder
 from loradex.adapters.rest import Rest
 from loradex.engine.base import Progress
-from loradex.engine.local.lora import LoraPair
+from loradex.engine.local.change import Weights
 from loradex.engine.local.pack import BadPack, Pack, open_pack, pack_name, read_ahead, write_pack
 from loradex.engine.local.team import alone
-from loradex.engine.local.weights import read_pairs
+from loradex.engine.local.weights import Contents, read_contents
 from loradex.errors import AdapterDamaged
 
 log = logging.getLogger(__name__)
+
+
+Fit = Callable[[Adapter, Contents, Callable[[], None]], Weights]
+"""Works out what an adapter does in the base; calls the last argument after every bit of work."""
 
 
 class Loader:
@@ -60,26 +64,29 @@ class Loader:
         if self._packs is not None:
             await asyncio.get_running_loop().run_in_executor(self._packer, self._prepare, self._packs, adapter, tell)
 
-    async def load(self, adapter: Adapter) -> dict[str, LoraPair]:
-        """Return the pairs of an adapter by module path.
+    async def load(self, adapter: Adapter, fit: Fit) -> Weights:
+        """Return an adapter as the tables of the engine take it; `fit` brings it together with the base.
 
         Raises:
             AdapterDamaged: its files are gone or changed.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self.read, adapter)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._load, adapter, fit)
 
-    def read(self, adapter: Adapter) -> dict[str, LoraPair]:
-        """Do what `load` does, in this thread."""
+    def _load(self, adapter: Adapter, fit: Fit) -> Weights:
+        return fit(adapter, self.read(adapter), Rest(self._busy))
+
+    def read(self, adapter: Adapter) -> Contents:
+        """Return the tensors of an adapter, before they have met the base; raises what `load` raises."""
         held = self._held.get(adapter.digest)
         if held is not None:
-            return held.pairs(self._device)
+            return held.contents(self._device)
         if self._packs is None:
-            return read_pairs(adapter, self._dtype, self._device)
+            return read_contents(adapter, self._dtype, self._device)
         try:
-            return self._pack(self._packs, adapter).pairs(self._device)
+            return self._pack(self._packs, adapter).contents(self._device)
         except OSError as error:
             log.warning("the pack of %s cannot be written: %s", adapter.digest, error)
-            return read_pairs(adapter, self._dtype, self._device)
+            return read_contents(adapter, self._dtype, self._device)
 
     async def stage(self, adapter: Adapter) -> int:
         """Hold a copy of an adapter's pack in host memory; return its bytes.

@@ -14,6 +14,7 @@ from typing import Any
 
 from loradex.core.event import Event, Finished
 from loradex.engine.base import EngineStats, Resident
+from loradex.engine.local.change import Weights
 from loradex.engine.local.ending import End
 from loradex.engine.local.output import Output
 from loradex.engine.local.plan import StepPlan
@@ -105,12 +106,12 @@ class Loop:
         """Drop a sequence at the next step boundary; a finished or unknown one is no error."""
         self._inbox.put((lambda: self._drop(sequence_id), None))
 
-    def install(self, digest: str, pairs: dict[str, Any], size: int) -> Future[int]:
+    def install(self, digest: str, weights: Weights) -> Future[int]:
         """Make weights usable at the next step; the future holds the slot."""
 
         def install() -> int:
-            slot = self._runner.install(digest, pairs)
-            self._places = {**self._places, digest: (slot, size)}
+            slot = self._runner.install(digest, weights)
+            self._places = {**self._places, digest: (slot, weights.nbytes)}
             return slot
 
         return self._ask(install)

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
+from loradex.adapters.keys import canonical
 from loradex.core.model import LinearShape
 from loradex.engine.config import EngineConfig
 from loradex.engine.local.attention import NAME, PagedAttention
@@ -20,6 +21,7 @@ from loradex.engine.local.batch import Step
 from loradex.engine.local.linear import LoraLinear
 from loradex.engine.local.packed import PackedEmbedding, PackedLinear, can_pack
 from loradex.engine.local.quantized import QuantizedLinear, check_quantization, quantize, quantized_linears
+from loradex.engine.local.seat import Seat, watched
 from loradex.errors import ConfigInvalid
 
 SERVED_LAYERS = {"full_attention", "sliding_attention"}
@@ -30,7 +32,8 @@ PATTERNS = ["*.json", "*.safetensors", "tokenizer*", "*.jinja", "*.model"]
 class BaseModel:
     """A loaded model and what the engine needs to run it.
 
-    `linears` holds, by module path, every linear that adapters may target. `reference` are the logits
+    `linears` holds, by module path, every linear that adapters may target, and `seats` every other module that they may
+    change; among these are `embedding` and `head`, which have one weight if they are `tied`. `reference` are the logits
     `[rows, vocabulary]` that plain transformers gives for the tokens `probe`, against which the engine checks itself.
     """
 
@@ -45,6 +48,30 @@ class BaseModel:
     dtype: torch.dtype
     device: torch.device
     vocab_size: int
+    seats: dict[str, Seat]
+    embedding: str
+    head: str
+    tied: bool
+
+    def place(self, module: str) -> LoraLinear | Seat:
+        """Return where adapters change a module."""
+        return self.linears.get(module) or self.seats[module]
+
+    def at(self, module: str) -> nn.Module:
+        """Return a module of the base itself."""
+        linear = self.linears.get(module)
+        return self.seats[module].module if linear is None else linear.base
+
+    def has(self, parameter: str) -> bool:
+        """Whether adapters may bring this parameter anew."""
+        module = parameter.rpartition(".")[0]
+        return module in self.linears or module in self.seats
+
+    @property
+    def head_changes(self) -> bool:
+        """Whether some adapter changes the output head."""
+        head = self.seats.get(self.head)
+        return head is not None and head.busy
 
     def shapes(self) -> dict[str, LinearShape]:
         """Return the shape of each linear that adapters may target."""
@@ -99,14 +126,30 @@ def load(config: EngineConfig, folder: Path, device: torch.device) -> BaseModel:
     with torch.inference_mode():
         reference = _forward(module, probe, device)
     step = Step()
-    _pack(module)
+    tied = _is_tied(module)
+    _pack(module, tied)
     linears = _swap_linears(module, config.max_loras, step)
     attention = PagedAttention(step)
     attention.attach(module)
     module.set_attn_implementation(NAME)
-    _observe(module, probe, device, linears)
+    seats = _observe(module, probe, device, linears, step)
+    named = {found: canonical(name) for name, found in module.named_modules()}
     return BaseModel(
-        module, module.config, folder, step, attention, linears, probe, reference, module.dtype, device, vocab_size
+        module=module,
+        config=module.config,
+        folder=folder,
+        step=step,
+        attention=attention,
+        linears=linears,
+        probe=probe,
+        reference=reference,
+        dtype=module.dtype,
+        device=device,
+        vocab_size=vocab_size,
+        seats=seats,
+        embedding=named[module.get_input_embeddings()],
+        head=named[module.get_output_embeddings()],
+        tied=tied,
     )
 
 
@@ -134,15 +177,19 @@ def _forward(module: nn.Module, tokens: list[int], device: torch.device) -> torc
     return module(input_ids=ids, position_ids=positions, use_cache=False).logits[0].float()
 
 
-def _pack(module: PreTrainedModel) -> None:
+def _is_tied(module: PreTrainedModel) -> bool:
+    head = module.get_output_embeddings()
+    return head is not None and module.get_input_embeddings().weight is head.weight
+
+
+def _pack(module: PreTrainedModel, tied: bool) -> None:
     """Replace every linear that gains by it, the output head too, by a packed one, and let the unpacked weights go."""
-    embedding, head = module.get_input_embeddings(), module.get_output_embeddings()
-    tied = type(embedding) is nn.Embedding and head is not None and embedding.weight is head.weight
+    embedding = module.get_input_embeddings()
     found = [(name, linear) for name, linear in module.named_modules() if can_pack(linear)]
     for name, linear in found:
         module.set_submodule(name, PackedLinear(linear))
     head = module.get_output_embeddings()
-    if tied and isinstance(head, PackedLinear) and head.blocks is not None:
+    if tied and type(embedding) is nn.Embedding and isinstance(head, PackedLinear) and head.blocks is not None:
         module.set_input_embeddings(PackedEmbedding(head))
     if found or quantized_linears(module):
         # What is left still lies in the mapped checkpoint, and would keep all of it in memory.
@@ -160,21 +207,23 @@ def _swap_linears(module: PreTrainedModel, slots: int, step: Step) -> dict[str, 
     ]
     wrapped = {}
     for name, linear in found:
-        wrapped[name] = LoraLinear(linear, slots, step)
-        module.set_submodule(name, wrapped[name])
+        wrapped[canonical(name)] = LoraLinear(linear, slots, step)
+        module.set_submodule(name, wrapped[canonical(name)])
     return wrapped
 
 
-def _observe(module: nn.Module, probe: list[int], device: torch.device, linears: dict[str, LoraLinear]) -> None:
-    """Run once to learn the cache's shapes, and drop from `linears` what cannot carry adapters.
+def _observe(
+    module: PreTrainedModel, probe: list[int], device: torch.device, linears: dict[str, LoraLinear], step: Step
+) -> dict[str, Seat]:
+    """Run once to learn the cache's shapes, and which modules adapters may change; return those that are no linears.
 
-    A linear that is skipped, called twice or given only some rows (a routed expert, a vision tower) would apply an
-    adapter wrongly or not at all, so adapters that target it are refused.
+    A module that is skipped, called twice or given only some rows (a routed expert, a vision tower) would apply an
+    adapter wrongly or not at all, so adapters that target it are refused: such linears are dropped from `linears`.
     """
     for linear in linears.values():
         linear.seen = []
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), watched(module, len(probe)) as calls:
             _forward(module, probe, device)
     except (AttributeError, TypeError, RuntimeError, ValueError) as error:
         raise ConfigInvalid(
@@ -185,6 +234,12 @@ def _observe(module: nn.Module, probe: list[int], device: torch.device, linears:
         del linears[name]
     for linear in linears.values():
         linear.seen = None
+    head = module.get_output_embeddings()
+    return {
+        canonical(name): Seat(each, step, head=each is head)
+        for name, each in module.named_modules()
+        if calls.get(each) == [True] and canonical(name) not in linears
+    }
 
 
 def _shape(linear: nn.Module) -> LinearShape:

@@ -3,7 +3,7 @@
     8 bytes    the magic
     8 bytes    length of the header
     32 bytes   BLAKE2 of the header
-    header     JSON: digest of the adapter, dtype, layout, size of the file, and where each layer's tensors lie
+    header     JSON: digest of the adapter, dtype, layout, size of the file, and where each tensor lies
     tensors    each at the start of a page; offsets count values from the first tensor
 
 A pack is written once and never changed, so mapping it is safe; in doubt it is made again from the adapter's own files,
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -25,9 +26,9 @@ import torch
 
 from loradex.adapters.adapter import Adapter
 from loradex.engine.local.lora import LoraPair
-from loradex.engine.local.weights import stored_pairs
+from loradex.engine.local.weights import Contents, by_module, open_weights
 
-LAYOUT = 1
+LAYOUT = 2
 """Goes up whenever `lay` or the header changes; packs of other layouts are not looked at."""
 
 SLICE_VALUES = 1 << 15
@@ -59,16 +60,23 @@ def write_pack(file: BinaryIO, adapter: Adapter, dtype: torch.dtype, rest: Rest)
     """
     tensors: list[torch.Tensor] = []
     layers: list[tuple[str, float, int, list[int], int, list[int]]] = []
+    extras: list[tuple[str, str, int, list[int]]] = []
     offset = 0
-    with stored_pairs(adapter) as pairs:
-        for layer, stored_a, stored_b in pairs:
+
+    def place(tensor: torch.Tensor) -> int:
+        nonlocal offset
+        begin, offset = offset, offset + _padded(tensor.numel() * dtype.itemsize) // dtype.itemsize
+        tensors.append(tensor)
+        rest(0.0)
+        return begin
+
+    with open_weights(adapter) as weights:
+        for layer, stored_a, stored_b in weights.pairs():
             a, b = lay(stored_a, stored_b)
-            begin_a, begin_b = offset, offset + _padded(a.numel() * dtype.itemsize) // dtype.itemsize
-            offset = begin_b + _padded(b.numel() * dtype.itemsize) // dtype.itemsize
-            layers.append((layer.module, layer.scaling, begin_a, list(a.shape), begin_b, list(b.shape)))
-            tensors += (a, b)
-            rest(0.0)
-        _write_header(file, adapter.digest, dtype, layers, offset * dtype.itemsize)
+            layers.append((layer.module, layer.scaling, place(a), list(a.shape), place(b), list(b.shape)))
+        for extra, tensor in weights.extras():
+            extras.append((extra.module, extra.role, place(tensor), list(tensor.shape)))
+        _write_header(file, adapter.digest, dtype, {"layers": layers, "extras": extras}, offset * dtype.itemsize)
         size = file.tell() + offset * dtype.itemsize
         for tensor in tensors:
             for piece in _pieces(tensor):
@@ -81,26 +89,29 @@ def write_pack(file: BinaryIO, adapter: Adapter, dtype: torch.dtype, rest: Rest)
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """What a pack holds: all weights in one row, and for each layer where its pair lies in it.
+    """What a pack holds: all weights in one row, and where each pair and each tensor beside the pairs lies in it.
 
     `data` is a view of the file in the page cache, or a copy.
     """
 
     data: torch.Tensor
     layers: Sequence[Any]
+    extras: Sequence[Any]
 
     def copied(self, *, pinned: bool) -> Pack:
         """Return a copy on the heap; `pinned` for one that a GPU reads directly, at its full speed."""
         data = torch.empty_like(self.data, pin_memory=pinned)
-        return Pack(data.copy_(self.data), self.layers)
+        return Pack(data.copy_(self.data), self.layers, self.extras)
 
-    def pairs(self, device: torch.device) -> dict[str, LoraPair]:
-        """Return the pairs by module path; on the CPU they are views of `data`."""
+    def contents(self, device: torch.device) -> Contents:
+        """Return the tensors by module path; on the CPU they are views of `data`."""
         data = self.data.to(device)
-        return {
+        pairs = {
             module: LoraPair(_view(data, begin_a, shape_a), _view(data, begin_b, shape_b), scaling)
             for module, scaling, begin_a, shape_a, begin_b, shape_b in self.layers
         }
+        extras = ((module, role, _view(data, begin, shape)) for module, role, begin, shape in self.extras)
+        return Contents(pairs, by_module(extras))
 
 
 def read_ahead(path: Path) -> None:
@@ -134,10 +145,10 @@ def open_pack(path: Path, digest: str, dtype: torch.dtype) -> Pack:
     if wrong := [key for key, value in expected.items() if header.get(key) != value]:
         raise BadPack(f"its {' and '.join(wrong)} is not as expected")
     if start == len(memory):
-        return Pack(torch.empty(0, dtype=dtype), ())
+        return Pack(torch.empty(0, dtype=dtype), (), ())
     data = torch.frombuffer(memory, dtype=dtype, offset=start)
     data[:: _PAGE // dtype.itemsize].sum()  # brings the pages in, so that no step waits for them
-    return Pack(data, header["layers"])
+    return Pack(data, header["layers"], header["extras"])
 
 
 def pack_name(dtype: torch.dtype) -> tuple[str, int]:
@@ -150,8 +161,8 @@ def _read_ahead(file: BinaryIO) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
-def _write_header(file: BinaryIO, digest: str, dtype: torch.dtype, layers: list[Any], data_bytes: int) -> None:
-    header = {"digest": digest, "dtype": _name(dtype), "layout": LAYOUT, "layers": layers, "size": 0}
+def _write_header(file: BinaryIO, digest: str, dtype: torch.dtype, places: dict[str, Any], data_bytes: int) -> None:
+    header = {"digest": digest, "dtype": _name(dtype), "layout": LAYOUT, **places, "size": 0}
     # The size stands in the header whose length it depends on; blanks at the end leave room for its digits.
     room = _padded(_PREFIX + len(json.dumps(header)) + 20)
     header["size"] = room + data_bytes
@@ -172,12 +183,12 @@ def _read_header(memory: mmap.mmap) -> tuple[dict[str, Any], int]:
 
 
 def _view(data: torch.Tensor, begin: int, shape: list[int]) -> torch.Tensor:
-    return data.as_strided(shape, (shape[1], 1), begin)
+    return data[begin : begin + math.prod(shape)].view(shape)
 
 
 def _pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     """Yield a tensor in runs of whole rows, each small enough for one thread."""
-    step = max(1, SLICE_VALUES // tensor.shape[1])
+    step = max(1, SLICE_VALUES // math.prod(tensor.shape[1:]))
     return (tensor[row : row + step] for row in range(0, tensor.shape[0], step))
 
 

@@ -9,7 +9,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from loradex.engine.local.batch import Batch, Decodes, Narrow, Rows
-from loradex.engine.local.lora import LoraPair, Segment
+from loradex.engine.local.change import Weights
+from loradex.engine.local.lora import Segment
 from loradex.engine.local.model import BaseModel
 from loradex.engine.local.plan import Chunk, StepPlan
 from loradex.engine.local.sampler import Choice, sample
@@ -36,15 +37,17 @@ class Runner:
         self.compiled = compiled
         self._offsets = torch.arange(block_size, device=model.device)
 
-    def install(self, digest: str, pairs: dict[str, LoraPair]) -> int:
+    def install(self, digest: str, weights: Weights) -> int:
         """Put an adapter's tensors into the tables; return its slot.
 
         Raises:
             Overloaded: every slot is taken.
         """
         slot = self.slots.assign(digest)
-        for module, pair in pairs.items():
+        for module, pair in weights.pairs.items():
             self.model.linears[module].put(slot, pair)
+        for module, change in weights.changes.items():
+            self.model.place(module).change(slot, change)
         return slot
 
     def remove(self, digest: str) -> None:
@@ -52,6 +55,9 @@ class Runner:
         slot = self.slots.free(digest)
         for linear in self.model.linears.values():
             linear.put(slot, None)
+            linear.change(slot, None)
+        for seat in self.model.seats.values():
+            seat.change(slot, None)
 
     def pause(self) -> None:
         """Give back the threads that compute beside this one: others in the process may need the cores."""
@@ -93,7 +99,7 @@ class Runner:
         placed = list(zip(chunks, ends, cells, strict=True))
         prompts = (Rows(e - c.length, e, c.start, own) for c, e, own in placed if c.length > 1)
         decodes = [(c.start, e - 1, own) for c, e, own in placed if c.length == 1]
-        segments = tuple(self._segments(chunks))
+        segments = tuple(self._segments((chunk, chunk.length) for chunk in chunks))
         narrow = [segment for segment in segments if self._is_narrow(segment)]
         return Batch(
             tuple(prompts),
@@ -102,6 +108,7 @@ class Runner:
             written,
             Narrow(narrow) if narrow else None,
             tuple(segment for segment in segments if not self._is_narrow(segment)),
+            tuple(self._segments((chunk, 1) for chunk in chunks if chunk.samples)) if self.model.head_changes else (),
         )
 
     def _is_narrow(self, segment: Segment) -> bool:
@@ -123,11 +130,14 @@ class Runner:
             position=torch.tensor(positions, device=device).unsqueeze(1) if ragged else None,
         )
 
-    def _segments(self, chunks: Iterable[Chunk]) -> Iterable[Segment]:
-        """Merge the rows of neighbouring chunks with one mix: a segment for each of its members, none for the base."""
+    def _segments(self, chunks: Iterable[tuple[Chunk, int]]) -> Iterable[Segment]:
+        """Merge the rows of neighbouring chunks with one mix: a segment for each of its members, none for the base.
+
+        Beside each chunk stands how many rows it has.
+        """
         end = 0
-        for mix, same in groupby(chunks, lambda chunk: chunk.sequence.mix):
-            start, end = end, end + sum(chunk.length for chunk in same)
+        for mix, same in groupby(chunks, lambda chunk: chunk[0].sequence.mix):
+            start, end = end, end + sum(rows for _, rows in same)
             for digest, weight in mix.members:
                 yield Segment(start, end, self.slots[digest], weight)
 

@@ -2,61 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from loradex.adapters.adapter import Adapter, LoraLayer
+from loradex.adapters.adapter import Adapter, Extra, LoraLayer, Role
 from loradex.engine.local.lora import LoraPair
 from loradex.errors import AdapterDamaged
 
-Stored = tuple[LoraLayer, torch.Tensor, torch.Tensor]
-"""A layer with its tensors as they are stored: `[rank, in_features]` and `[out_features, rank]`, in any dtype."""
+Tensors = Mapping[Role, torch.Tensor]
+"""What an adapter brings to one module beside a pair."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The tensors of an adapter by module path, in the engine's dtype, before they have met the base."""
+
+    pairs: Mapping[str, LoraPair]
+    extras: Mapping[str, Tensors] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that the tensors take."""
+        extras = sum(tensor.nbytes for own in self.extras.values() for tensor in own.values())
+        return extras + sum(pair.a.nbytes + pair.b.nbytes for pair in self.pairs.values())
+
+
+class WeightsFile:
+    """The open weights file of an adapter: its tensors as they are stored, in any dtype."""
+
+    def __init__(self, file: Any, adapter: Adapter) -> None:
+        self._file = file
+        self._adapter = adapter
+
+    def pairs(self) -> Iterator[tuple[LoraLayer, torch.Tensor, torch.Tensor]]:
+        """Give the pairs one by one, `[rank, in_features]` and `[out_features, rank]`.
+
+        Raises:
+            AdapterDamaged: the file does not hold what it held when it was checked.
+        """
+        for layer in self._adapter.layers.values():
+            yield layer, self._tensor(layer.a), self._tensor(layer.b)
+
+    def extras(self) -> Iterator[tuple[Extra, torch.Tensor]]:
+        """Give what lies beside them, likewise."""
+        for extra in self._adapter.extras:
+            yield extra, self._tensor(extra.tensor)
+
+    def _tensor(self, name: str) -> torch.Tensor:
+        try:
+            tensor: torch.Tensor = self._file.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise _damaged(self._adapter, error) from error
+        return tensor
 
 
 @contextmanager
-def stored_pairs(adapter: Adapter, device: str = "cpu") -> Iterator[Iterator[Stored]]:
-    """Open the weights of an adapter, and give its layers one by one.
+def open_weights(adapter: Adapter, device: str = "cpu") -> Iterator[WeightsFile]:
+    """Open the weights of an adapter.
 
     Raises:
-        AdapterDamaged: the file is gone, or does not hold what it held when it was checked.
+        AdapterDamaged: the file is gone, or is not safetensors any more.
     """
     try:
         file = safe_open(adapter.weights, framework="pt", device=device)
     except (OSError, SafetensorError) as error:
         raise _damaged(adapter, error) from error
     with file:
-        yield _stored(file, adapter)
+        yield WeightsFile(file, adapter)
 
 
-def read_pairs(adapter: Adapter, dtype: torch.dtype, device: torch.device) -> dict[str, LoraPair]:
-    """Return the pairs of an adapter by module path, in the engine's dtype.
+def read_contents(adapter: Adapter, dtype: torch.dtype, device: torch.device) -> Contents:
+    """Return the tensors of an adapter, in the engine's dtype.
 
     Raises:
-        AdapterDamaged: see `stored_pairs`.
+        AdapterDamaged: see `WeightsFile`.
     """
-    with stored_pairs(adapter, str(device)) as pairs:
-        return {
+    with open_weights(adapter, str(device)) as file:
+        pairs = {
             layer.module: LoraPair(a.to(dtype).contiguous(), b.to(dtype).t().contiguous(), layer.scaling)
-            for layer, a, b in pairs
+            for layer, a, b in file.pairs()
         }
+        return Contents(pairs, by_module((each.module, each.role, tensor.to(dtype)) for each, tensor in file.extras()))
 
 
-def size(pairs: dict[str, LoraPair]) -> int:
-    """Return the bytes that the tensors take."""
-    return sum(pair.a.nbytes + pair.b.nbytes for pair in pairs.values())
-
-
-def _stored(file: Any, adapter: Adapter) -> Iterator[Stored]:
-    for layer in adapter.layers.values():
-        try:
-            a, b = file.get_tensor(layer.a), file.get_tensor(layer.b)
-        except (OSError, SafetensorError) as error:
-            raise _damaged(adapter, error) from error
-        yield layer, a, b
+def by_module(extras: Iterator[tuple[str, Role, torch.Tensor]]) -> dict[str, Tensors]:
+    """Return tensors beside pairs by module and role."""
+    found: dict[str, dict[Role, torch.Tensor]] = {}
+    for module, role, tensor in extras:
+        found.setdefault(module, {})[role] = tensor
+    return dict(found)
 
 
 def _damaged(adapter: Adapter, error: Exception) -> AdapterDamaged:
