@@ -1,0 +1,157 @@
+"""PEFT's options, each with an adapter that uses it: random in every weight, so that what is left out shows.
+
+`python -m tests.engine.local.options` writes the matrix in `docs/peft.md` anew; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel
+
+from . import tiny
+
+NAMES: Mapping[str, Mapping[str, str]] = {
+    "gpt2": {"embedding": "wte", "norm": "ln_1", "q": "c_attn", "down": "mlp.c_proj"},
+    "phi3": {"q": "qkv_proj"},
+}
+USUAL = {"embedding": "embed_tokens", "norm": "input_layernorm", "q": "q_proj", "down": "down_proj", "head": "lm_head"}
+TOKENS = [3, 5, 77, 40, 200]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One row of the matrix: what it says, and the configuration that sets it for a family's names of modules."""
+
+    says: str
+    config: Callable[[Mapping[str, str]], dict[str, Any]]
+    families: tuple[str, ...] = ("llama", "qwen2", "gpt2", "gemma3", "phi3", "qwen3_moe")
+
+    def settings(self, family: str) -> dict[str, Any]:
+        names = USUAL | NAMES.get(family, {})
+        targets = [*tiny.TARGETS.get(family, tiny.USUAL)[2]]
+        return {"target_modules": targets, "r": 4, "lora_alpha": 6} | self.config(names)
+
+
+OPTIONS: dict[str, Option] = {
+    "rank_pattern": Option(
+        "`rank_pattern`, `alpha_pattern`",
+        lambda m: {"rank_pattern": {m["q"]: 7}, "alpha_pattern": {rf"layers\.0.*{m['q']}": 3, m["q"]: 11}},
+    ),
+    "use_rslora": Option("`use_rslora`", lambda m: {"use_rslora": True, "rank_pattern": {m["q"]: 7}}),
+    "layers": Option("`layers_to_transform`", lambda m: {"layers_to_transform": [1]}),
+    "regex": Option("regular expression in `target_modules`", lambda m: {"target_modules": rf".*\.1\..*{m['q']}"}),
+    "all-linear": Option(
+        "`all-linear`, `exclude_modules`",
+        lambda m: {"target_modules": "all-linear", "exclude_modules": [m["q"]]},
+        families=("llama", "qwen2", "gpt2", "gemma3", "phi3"),
+    ),
+    "use_dora": Option("`use_dora`", lambda m: {"use_dora": True}),
+    "dora_rslora": Option("`use_dora` with `use_rslora`", lambda m: {"use_dora": True, "use_rslora": True}),
+    "lora_bias": Option("`lora_bias`", lambda m: {"lora_bias": True}),
+    "bias": Option('`bias="all"`', lambda m: {"bias": "all"}, families=("qwen2", "gpt2")),
+    "bias_dora": Option(
+        '`bias="all"` with `use_dora`', lambda m: {"bias": "all", "use_dora": True}, families=("qwen2", "gpt2")
+    ),
+    "norms": Option("`modules_to_save` of norms", lambda m: {"modules_to_save": [m["norm"]]}),
+    "linear": Option(
+        "`modules_to_save` of linears", lambda m: {"target_modules": [m["q"]], "modules_to_save": [m["down"]]}
+    ),
+    "ends": Option(
+        "`modules_to_save` of embedding and head", lambda m: {"modules_to_save": [m["embedding"], m["head"]]}
+    ),
+    "embedding_saved": Option(
+        "`modules_to_save` of the embedding alone", lambda m: {"modules_to_save": [m["embedding"]]}
+    ),
+    "head": Option("LoRA on the output head", lambda m: {"target_modules": [m["q"], m["head"]]}),
+    "head_dora": Option(
+        "LoRA on the output head with `use_dora`", lambda m: {"target_modules": [m["q"], m["head"]], "use_dora": True}
+    ),
+    "embedding": Option("LoRA on the embedding", lambda m: {"target_modules": [m["q"], m["embedding"]]}),
+    "embedding_dora": Option(
+        "LoRA on the embedding with `use_dora`",
+        lambda m: {"target_modules": [m["q"], m["embedding"]], "use_dora": True},
+    ),
+    "both_ends": Option("LoRA on embedding and output head", lambda m: {"target_modules": [m["embedding"], m["head"]]}),
+    "tokens": Option("`trainable_token_indices`", lambda m: {"trainable_token_indices": TOKENS}),
+    "tokens_apart": Option(
+        "`trainable_token_indices` of embedding and head",
+        lambda m: {"trainable_token_indices": {m["embedding"]: TOKENS[:3], m["head"]: TOKENS[1:]}},
+        families=("llama", "qwen2"),
+    ),
+}
+"""The rows of the matrix."""
+
+MIXED = (
+    "rank_pattern",
+    "use_rslora",
+    "use_dora",
+    "norms",
+    "linear",
+    "ends",
+    "head_dora",
+    "embedding_dora",
+    "tokens_apart",
+)
+"""Those that are also compared as members of a mix, with weights."""
+
+
+def save_option(name: str, family: str, base: PreTrainedModel, folder: Path) -> Path:
+    """Save an adapter that uses an option."""
+    torch.manual_seed(sum(name.encode()))
+    config = LoraConfig(
+        init_lora_weights=False,
+        fan_in_fan_out=family == "gpt2",
+        task_type="CAUSAL_LM",
+        **OPTIONS[name].settings(family),
+    )
+    model = get_peft_model(copy.deepcopy(base), config)
+    with torch.no_grad():
+        for path, tensor in model.named_parameters():
+            # A and B are random already; the rest starts as the base has it, or as nothing.
+            if tensor.requires_grad and not any(f".lora_{side}.default.weight" in path for side in "AB"):
+                tensor.add_(torch.randn_like(tensor) * 0.3 * (tensor.abs().mean() + 0.2))
+    model.create_or_update_model_card = lambda folder: None  # it takes longer than all the rest
+    model.save_pretrained(folder / name)
+    return folder / name
+
+
+def load_option(base: PreTrainedModel, adapter: Path) -> PeftModel:
+    """Load an adapter as PEFT does."""
+    return PeftModel.from_pretrained(copy.deepcopy(base), adapter).eval()
+
+
+@torch.inference_mode()
+def last_logits(model: torch.nn.Module, tokens: list[int]) -> torch.Tensor:
+    """Return the logits after the last token, `[vocabulary]`."""
+    return model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, -1]
+
+
+PAGE = Path(__file__).parents[3] / "docs" / "peft.md"
+BEGIN, END = "<!-- matrix -->\n", "<!-- end of matrix -->\n"
+
+
+def matrix() -> str:
+    """Return the table of what `test_options` compares with PEFT: option by family."""
+    families = list(dict.fromkeys(family for option in OPTIONS.values() for family in option.families))
+    lines = [f"| | {' | '.join(families)} | in a mix |", "|---" * (len(families) + 2) + "|"]
+    for name, option in OPTIONS.items():
+        cells = ["yes" if family in option.families else "" for family in families]
+        lines.append(f"| {option.says} | {' | '.join(cells)} | {'yes' if name in MIXED else ''} |")
+    return "\n".join(lines) + "\n"
+
+
+def page() -> str:
+    """Return the page with the matrix as it is now."""
+    before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
+    return before + BEGIN + matrix() + END + rest.partition(END)[2]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), "utf-8")
