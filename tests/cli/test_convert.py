@@ -54,6 +54,18 @@ def test_what_is_rounded_is_said(loradex: Loradex, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "edge").iterdir()) == ["config.json", EDGE]
 
 
+def test_what_began_on_a_changed_base_is_made_plain(loradex: Loradex, tmp_path: Path) -> None:
+    before, after = save_adapter(tmp_path / "before"), save_adapter(tmp_path / "after")
+    config = after / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"init_lora_weights": "corda"}))
+    refused = loradex("adapter", "convert", after, "--to", "peft", "--out", "plain")
+    assert "training changed the base weights" in refused.err
+    ran = loradex("adapter", "convert", after, "--to", "peft", "--out", "plain", "--initial", before)
+    assert ran.code == 0
+    rank = json.loads(config.read_text())["r"]
+    assert json.loads((tmp_path / "plain" / "adapter_config.json").read_text())["r"] == 2 * rank
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "says"),
     [

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,33 @@ def read_model_info(folder: Path, served_name: str | None = None) -> ModelInfo:
         embedding=embedding,
         head=head,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWeight:
+    """Where the weight of a linear lies: as `[out, in]`, or as `[in, out]` if `transposed`."""
+
+    file: Path
+    tensor: str
+    transposed: bool
+
+
+def find_weights(folder: Path) -> dict[str, StoredWeight]:
+    """Return where the weights of the linears in the model's folder lie, by module path.
+
+    Raises:
+        ConfigInvalid: as for `read_model_info`.
+    """
+    kind = str(_read_json(folder / "config.json", "There is no model at that path").get("model_type", ""))
+    tensors = _tensors(folder)
+    places = {name: shard for shard in _shards(folder) for name in read_header(shard).tensors}
+    outer, turned = _outer(tensors, kind), kind in _TRANSPOSED
+    names = {name: name.removesuffix(".weight") for name in tensors if name.endswith(".weight")}
+    return {
+        canonical(outer + module): StoredWeight(places[name], name, turned)
+        for name, module in names.items()
+        if is_linear(module)
+    }
 
 
 def _outer(tensors: Mapping[str, TensorInfo], kind: str) -> str:

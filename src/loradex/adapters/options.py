@@ -37,11 +37,12 @@ _REFUSED: Mapping[str, tuple[str, str]] = {
 }
 
 # The start of `init_lora_weights` under which training began on changed base weights.
-_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga")
 _KEEPS_BASE = ("gaussian", "eva", "orthogonal", "mica")
 
 _CONVERT = (
-    "Save it with PEFT's `save_pretrained(..., path_initial_model_for_weight_conversion=...)`, which makes it plain"
+    "Make it plain with `loradex adapter convert`, given the base and, but for PiSSA and OLoRA, the adapter as it was "
+    "before training; or save it with PEFT's `path_initial_model_for_weight_conversion`"
 )
 
 
@@ -69,11 +70,14 @@ def _initialisation(value: Any) -> list[Problem]:
     name = value.lower() if isinstance(value, str) else ""
     if name in _KEEPS_BASE:
         return []
+    if name == "loftq":
+        what = "`init_lora_weights` is 'loftq': training saw rounded base weights, which no pair can bring back"
+        return [Problem("unsupported_option", what, "Train again on the base that is served")]
     if name.startswith(_CHANGES_BASE):
         what = (
             f"`init_lora_weights` is {value!r}: training changed the base weights, so A and B alone are not the adapter"
         )
-        return [Problem("unsupported_option", what, _CONVERT)]
+        return [Problem("changed_base", what, _CONVERT)]
     what = f"`init_lora_weights` is {str(value)[:60]!r}, which is unknown: it may have changed the base weights"
     return [Problem("unsupported_option", what, _CONVERT)]
 

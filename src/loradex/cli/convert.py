@@ -16,6 +16,7 @@ from loradex.cli.output import Output, grid, human_count, human_size
 EXAMPLES = (
     "loradex adapter convert ./medical-lora --to edge --out ./medical-edge",
     "loradex adapter convert ./medical.gguf --to peft --out ./medical-lora --base ./llama",
+    "loradex adapter convert ./medical-pissa --to peft --out ./medical-lora --base ./llama",
 )
 
 
@@ -32,16 +33,22 @@ def convert(
         Path, typer.Option("--out", metavar="PATH", help="Folder to write; it must not exist yet.", show_default=False)
     ],
     base: Base = None,
+    initial: Annotated[
+        Path | None,
+        typer.Option("--initial", metavar="PATH", help="Folder of the adapter as it was before training (CorDA etc.)."),
+    ] = None,
 ) -> None:
     """Write an adapter in another format: PEFT, TensorRT-Edge-LLM (edge), llama.cpp (gguf) or NeMo 1 (nemo).
 
+    What began on changed base weights is made plain, with twice the rank: PiSSA and OLoRA by the base, others by the
+    adapter as it was before training.
     What the format cannot hold is refused with the reason; weights keep their dtype wherever the format has it.
     """
     from loradex.adapters.base_model import read_model_info
     from loradex.adapters.formats.convert import convert as run
 
     folder = base or own_base(path)
-    done = run(path, to, where, read_model_info(folder) if folder else None)
+    done = run(path, to, where, read_model_info(folder) if folder else None, initial)
     facts = [
         ("from", done.source),
         ("to", done.target),

@@ -26,9 +26,10 @@ FAMILIES = {
     "phi3": lambda: transformers.Phi3Config(
         **{key: value for key, value in SIZES.items() if key != "head_dim"}, **HEADS, pad_token_id=0
     ),
+    "gpt2": lambda: transformers.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=40, n_positions=64),
 }
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-TARGETS = {"phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")}
+TARGETS = {"phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"), "gpt2": ("c_attn", "c_fc", "c_proj")}
 TOKENS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
 
 
@@ -46,6 +47,7 @@ class Oracle:
     def save(self, folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0, **options: Any) -> Path:
         """Save an adapter with weights that are not zero."""
         config = peft.LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": list(self.targets)} | options)
+        config.fan_in_fan_out = self.info.architecture == "GPT2LMHeadModel"
         wrapped = peft.get_peft_model(copy.deepcopy(self.model), config)
         torch.manual_seed(seed + 1)
         with torch.no_grad():

@@ -109,3 +109,16 @@ def test_numpy_rounds_as_torch_does() -> None:
     for name, dtype in (("F16", torch.float16), ("BF16", torch.bfloat16), ("F32", torch.float32)):
         ours = narrowed(wide.astype(np.float32).astype(np.float64), name).widened()
         assert np.array_equal(ours, torch.from_numpy(wide.astype(np.float32)).to(dtype).double().numpy())
+
+
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"target_modules": ["q_proj", "embed_tokens"]}])
+@pytest.mark.parametrize("form", ["edge", "gguf", "nemo"])
+def test_what_is_more_than_pairs_on_linears_has_no_place(
+    oracle: GetOracle, tmp_path: Path, form: Format, options: dict[str, Any]
+) -> None:
+    one = oracle("llama")
+    folder = one.save(tmp_path / "peft", **options)
+    with pytest.raises(AdapterInvalid, match="tensors are no low-rank pair of a linear") as error:
+        convert(folder, form, tmp_path / "there", one.info)
+    assert "merge_and_unload" in str(error.value)
+    assert not (tmp_path / "there").exists()

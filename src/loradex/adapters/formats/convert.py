@@ -56,10 +56,11 @@ def read_foreign(form: Format, parts: Mapping[str, Path], base: ModelInfo | None
     return read_nemo(first, parts) if form == "nemo" else read_gguf(first, base)
 
 
-def convert(source: Path, target: Format, out: Path, base: ModelInfo | None) -> Converted:
+def convert(source: Path, target: Format, out: Path, base: ModelInfo | None, initial: Path | None = None) -> Converted:
     """Read the adapter at `source` and write it in another format to `out`, which must not be there yet.
 
-    `out` becomes a folder, or a file where its name ends as files of that format do.
+    `out` becomes a folder, or a file where its name ends as files of that format do. What PEFT trained on changed base
+    weights is made plain, by those of `base` or by `initial`: the folder of the adapter as it was before training.
 
     Raises:
         FilesNotFound: there is no adapter at `source`.
@@ -71,7 +72,7 @@ def convert(source: Path, target: Format, out: Path, base: ModelInfo | None) -> 
     if out.exists():
         raise Conflict(f"{out} exists already", hint="Name a folder or file that is not there yet")
     found = find_adapter(source)
-    lora = _read(found, base)
+    lora = _read(found, base, initial)
     out.parent.mkdir(parents=True, exist_ok=True)
     # Beside its place, so that nothing half-written ever lies there.
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -88,9 +89,9 @@ def convert(source: Path, target: Format, out: Path, base: ModelInfo | None) -> 
     return Converted(form, target, out, len(lora.pairs), count, size, tuple(notes))
 
 
-def _read(found: AdapterFiles | ForeignFiles, base: ModelInfo | None) -> Lora:
+def _read(found: AdapterFiles | ForeignFiles, base: ModelInfo | None, initial: Path | None) -> Lora:
     if isinstance(found, AdapterFiles):
-        return read_peft(found.folder)
+        return read_peft(found.folder, None if base is None else Path(base.path), initial)
     try:
         return read_foreign(found.format, found.parts, base)
     except OSError as error:

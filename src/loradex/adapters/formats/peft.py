@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loradex.adapters.files import CONFIG, WEIGHTS, find_files
+from loradex.adapters.formats.initial import initial_pairs, without_initial
 from loradex.adapters.formats.lora import Lora, Pair
 from loradex.adapters.formats.safetensors_file import read_safetensors, write_safetensors
 from loradex.adapters.keys import Key, kind
@@ -28,17 +29,30 @@ _SAID_BY_PAIRS = frozenset(
 )
 
 
-def read_peft(folder: Path) -> Lora:
+def read_peft(folder: Path, base: Path | None = None, initial: Path | None = None) -> Lora:
     """Read an adapter as PEFT saves it.
+
+    One whose training began on changed base weights is made plain, which takes the folder of the base or that of the
+    adapter as it was before training.
 
     Raises:
         FilesNotFound: there is none in the folder.
         AdapterInvalid: it cannot be served as it is, or is more than low-rank pairs; lists every reason.
     """
+    lora, method = _read(folder, plain=base is None and initial is None)
+    if initial is not None:
+        return without_initial(lora, _read(initial, plain=False)[0].pairs)
+    return without_initial(lora, initial_pairs(lora, method, base)) if method and base is not None else lora
+
+
+def _read(folder: Path, *, plain: bool) -> tuple[Lora, str]:
+    """Return the pairs, and how training began if that was on changed base weights, which `plain` refuses."""
     files = find_files(folder)
     found = examine(files)
-    if found.problems or found.config is None:
-        raise AdapterInvalid(f"The adapter at {folder} cannot be converted", found.problems)
+    changed = not plain and any(problem.code == "changed_base" for problem in found.problems)
+    problems = [problem for problem in found.problems if not (changed and problem.code == "changed_base")]
+    if problems or found.config is None:
+        raise AdapterInvalid(f"The adapter at {folder} cannot be converted", problems)
     tensors = read_safetensors(files.weights)
     layers = {module: layer for module, layer in found.adapter.layers.items() if not layer.embedding}
     pairs = {
@@ -49,8 +63,9 @@ def read_peft(folder: Path) -> Lora:
         what = f"{len(more)} tensors are no low-rank pair of a linear, and formats hold nothing else: {listed(more)}"
         problem = Problem("unsupported_tensors", what, "Serve it as it is, or merge it with PEFT's `merge_and_unload`")
         raise AdapterInvalid(f"The adapter at {folder} cannot be converted", [problem])
-    options = {name: value for name, value in found.config.raw.items() if value and name not in _SAID_BY_PAIRS}
-    return Lora(pairs, found.config.base_model, options)
+    raw = found.config.raw
+    options = {name: value for name, value in raw.items() if value and name not in _SAID_BY_PAIRS}
+    return Lora(pairs, found.config.base_model, options), str(raw["init_lora_weights"]) if changed else ""
 
 
 def write_peft(lora: Lora, folder: Path, rest: Callable[[], None] = lambda: None) -> None:
