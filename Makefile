@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-demo test lint format bench docs clean
+.PHONY: help demo serve-demo test test-gpu lint format bench docs clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,6 +21,9 @@ serve-demo: $(VENV)/.local  ## The same, and leave the server running
 
 test: $(VENV)/.test  ## Run the tests (under two minutes on two cores; WORKERS=4 for more)
 	$(BIN)/python -m pytest -n $(WORKERS) -q
+
+test-gpu: $(VENV)/.test  ## Run the tests that need an NVIDIA card, on this machine's
+	TRITON_INTERPRET=0 $(BIN)/python -m pytest -q -m gpu
 
 lint: $(VENV)/.lint  ## Check style, types and the direction of imports
 	$(BIN)/ruff check .

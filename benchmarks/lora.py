@@ -19,8 +19,7 @@ from numba import njit
 
 from loradex.engine.local.batch import Narrow
 from loradex.engine.local.lora import LoraPair, Segment, apply_lora
-from loradex.engine.local.lora_job import LoraJob
-from loradex.engine.local.runner import NARROW
+from loradex.engine.local.lora_job import NARROW, LoraJob
 
 SHAPES = [(896, 896), (896, 128), (896, 128), (896, 896), (896, 4864), (896, 4864), (4864, 896)]
 LAYERS, RANK = 24, 16

@@ -14,6 +14,8 @@ import pytest
 # Before anything imports transformers: nothing may be looked up on a hub, and forked workers must not warn.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Before anything imports Triton: kernels of graphics cards run in its interpreter, but for `make test-gpu`.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 _connect = socket.socket.connect
 _connect_ex = socket.socket.connect_ex

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 
 import pytest
 
@@ -13,6 +14,8 @@ from loradex.engine.local.engine import LocalEngine
 
 from . import tiny
 from .tiny import Family, Running
+
+collect_ignore = [] if find_spec("triton") else ["test_lora_triton.py"]
 
 
 @pytest.fixture(scope="session")

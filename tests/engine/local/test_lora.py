@@ -10,7 +10,7 @@ import torch
 
 from loradex.core.mix import Mix
 from loradex.core.sampling import Sampling
-from loradex.engine.local import compiled
+from loradex.engine.local import compiled, lora_job
 from loradex.engine.local.batch import Narrow
 from loradex.engine.local.engine import LocalEngine
 from loradex.engine.local.lora import LoraPair, Segment, Table, apply_lora
@@ -175,11 +175,11 @@ async def both_paths(made: Family, running: Running, **settings: object) -> tupl
     async with running(made, **settings) as engine:
         own = engine._loop._runner  # the thread is idle: nothing was submitted
         prefill, decode = decodes(made, [None, 0, 1, 2, 2, None, 0, 2])
-        own.compiled = False
+        divide, own.divide = own.divide, None
         own.logits(prefill)
         reference = own.logits(decode)
         assert not any(calls(engine))
-        own.compiled = True
+        own.divide = divide
         fast = own.logits(decode)
         assert all(calls(engine))
     return fast, reference
@@ -207,7 +207,7 @@ async def test_answers_come_from_the_kernel(family, running: Running) -> None:
     """The parity tests run like this one: were the kernel left out there, they would not test it."""
     made = family("llama")
     async with running(made) as engine:
-        assert engine._loop._runner.compiled
+        assert engine._loop._runner.divide is lora_job.divide
         prefill, decode = decodes(made, [0, 1, 2])
         engine._loop._runner.execute(prefill)
         assert not any(calls(engine))
@@ -219,7 +219,7 @@ async def test_without_numba_the_reference_serves(family, running: Running, monk
     made = family("llama")
     monkeypatch.setitem(sys.modules, "numba.core.errors", None)
     async with running(made) as engine:
-        assert not engine._loop._runner.compiled
+        assert engine._loop._runner.divide is None
         prefill, decode = decodes(made, [0, 1, 2])
         engine._loop._runner.logits(prefill)
         slow = engine._loop._runner.logits(decode)

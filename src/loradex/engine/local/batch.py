@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from loradex.engine.local.lora import Segment
+from loradex.engine.local.tiles import Tiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Decodes:
 
 
 class Narrow:
-    """Segments of few rows, as the LoRA kernel reads them: int64 `[count, 6]`, see `SEGMENT` in `lora_numba`.
+    """Segments of few rows, as the LoRA kernel of CPUs reads them: int64 `[count, 6]`, see `SEGMENT` in `lora_numba`.
 
     `rows` are those of all segments; a row counts once for each of its adapters.
     """
@@ -75,21 +76,25 @@ def _sharers(segments: Sequence[Segment]) -> Iterator[int]:
         yield from [0] * (count - 1)
 
 
+Divide = Callable[[Sequence[Segment]], tuple[Narrow | Tiles | None, tuple[Segment, ...]]]
+"""Divides a step's segments into those that a LoRA kernel takes, as it reads them, and those that it leaves."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """One step: prompts and decodes, rows by mix, `cells` (`[rows]`) where this step's keys and values go.
 
-    `narrow` are the segments that the LoRA kernel takes where a linear has it, `wide` those that it leaves to the
-    reference. Without kernel or narrow segments `narrow` is None. `heads` are the segments of the rows that go on to
-    the output head, where some adapter changes it.
+    `taken` are the segments that the LoRA kernel computes where a linear has it, as it reads them, and `left` those
+    that it leaves to the reference. Without kernel, or segments for it, `taken` is None. `heads` are the segments of
+    the rows that go on to the output head, where some adapter changes it.
     """
 
     prompts: tuple[Rows, ...]
     decodes: Decodes | None
     segments: tuple[Segment, ...]
     cells: torch.Tensor
-    narrow: Narrow | None = None
-    wide: tuple[Segment, ...] = ()
+    taken: Narrow | Tiles | None = None
+    left: tuple[Segment, ...] = ()
     heads: tuple[Segment, ...] = ()
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from subprocess import SubprocessError
 
 import torch
 
+from loradex.engine.local.batch import Divide
 from loradex.engine.local.kvcache_fp8 import Fp8Cache
 from loradex.engine.local.model import BaseModel
 from loradex.engine.local.packed import PackedLinear
@@ -15,32 +17,59 @@ from loradex.engine.local.rounding import Rounded
 log = logging.getLogger(__name__)
 
 
-def compile_kernels(model: BaseModel) -> bool:
-    """Give the model's linears the compiled kernels; return whether they have that for LoRA.
+def compile_kernels(model: BaseModel) -> Divide | None:
+    """Give the model's linears the compiled kernels of its device; return how that for LoRA divides segments, if any.
 
-    Compiles them, or reads them from the cache. Without Numba, or where it cannot compile, one line in the log says
-    that answers will be slower.
+    Compiles them, or reads them from the cache. Where they cannot be compiled, one line in the log says that answers
+    will be slower.
     """
     if model.device.type == "cuda":
         _take_cuda(model)
-    if model.device.type != "cpu":
-        return False
+        return compile_triton(model)
+    return _compile_numba(model) if model.device.type == "cpu" else None
+
+
+def _compile_numba(model: BaseModel) -> Divide | None:
     try:
         from numba.core.errors import NumbaError
     except ImportError as error:
-        return _refused(error)
+        return _refused("Numba", error)
     try:
-        from loradex.engine.local.lora_job import KERNELS
+        from loradex.engine.local.lora_job import KERNELS, divide
 
         _compile_few(model)
         _compile_quantized(model)
         _compile_cache(model)
     except (NumbaError, ImportError, OSError, RuntimeError) as error:
-        return _refused(error)
+        return _refused("Numba", error)
     if model.dtype not in KERNELS:
-        return False
+        return None
     _compile_lora(model)
-    return True
+    return divide
+
+
+def compile_triton(model: BaseModel) -> Divide | None:
+    """Give linears the LoRA kernel of graphics cards, once it has said here what the reference says."""
+    try:
+        from triton import TritonError
+
+        from loradex.engine.local.triton_job import DTYPES, TritonJob, TritonTable, deviation
+    except ImportError as error:
+        return _refused("Triton", error)
+    shapes = {(shape.in_features, shape.out_features) for shape in model.shapes().values()}
+    if model.dtype not in DTYPES or not shapes:
+        return None
+    try:
+        off = max(deviation(*shape, model.dtype, model.device) for shape in shapes)
+    except (TritonError, OSError, RuntimeError, SubprocessError) as error:
+        return _refused("Triton", error)
+    if not off <= DTYPES[model.dtype]:
+        return _refused("Triton", f"its LoRA kernel is off by {off:.1%} here")
+    slots = len(next(iter(model.linears.values())).table)
+    table = TritonTable(slots, len(model.linears), model.device)
+    for index, linear in enumerate(model.linears.values()):
+        linear.job = TritonJob(table, index)
+    return table.divide
 
 
 def _compile_lora(model: BaseModel) -> None:
@@ -100,6 +129,5 @@ def _take_cuda(model: BaseModel) -> None:
         linear.take(cuda_product)
 
 
-def _refused(error: Exception) -> bool:
-    log.warning("Answers take a slower path, for Numba cannot be used: %s", error)
-    return False
+def _refused(compiler: str, reason: object) -> None:
+    log.warning("Answers take a slower path, for %s cannot be used: %s", compiler, reason)

@@ -229,8 +229,8 @@ class LocalEngine:
         packs = None if self.config.pack_dir is None else PackFolder(self.config.pack_dir)
         self._loader = Loader(self._model.dtype, device, packs, self._busy, host_tier=device.type != "cpu")
         tell("kernels", 0.85)
-        compiled = compile_kernels(self._model)
-        runner = Runner(self._model, Slots(self.config.max_loras), blocks.size, self._eos, compiled)
+        divide = compile_kernels(self._model)
+        runner = Runner(self._model, Slots(self.config.max_loras), blocks.size, self._eos, divide)
         tell("self-check", 0.9)
         check(runner, fp8=self.config.quantization == "fp8")
         dismiss()  # from here on the engine's own thread computes

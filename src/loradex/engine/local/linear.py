@@ -10,16 +10,17 @@ from torch import nn
 from loradex.engine.local.batch import Narrow, Step
 from loradex.engine.local.change import Change, apply_changes
 from loradex.engine.local.lora import LoraPair, Table, apply_lora
+from loradex.engine.local.tiles import Tiles
 
 
 class Job(Protocol):
-    """What a compiled kernel does for one linear; see `lora_job`."""
+    """What a compiled kernel does for one linear; see `lora_job` and `triton_job`."""
 
     def put(self, slot: int, pair: LoraPair | None) -> None:
         """Set or clear what a slot holds."""
 
-    def add(self, x: torch.Tensor, y: torch.Tensor, narrow: Narrow) -> None:
-        """Add the products of the narrow segments to `y`, in place."""
+    def add(self, x: torch.Tensor, y: torch.Tensor, taken: Narrow | Tiles) -> None:
+        """Add the products of the segments that the kernel takes to `y`, in place."""
 
 
 class LoraLinear(nn.Module):
@@ -27,8 +28,8 @@ class LoraLinear(nn.Module):
 
     `table` leads from slot to adapter; `changes` has what adapters do to the base's output before their pairs are
     added, by slot, and is empty in most linears. `seen` collects the row counts of calls while the model is observed:
-    only a linear that is called once a step, with all rows, can carry adapters. `job` computes narrow segments, where
-    there is one; else the reference computes all.
+    only a linear that is called once a step, with all rows, can carry adapters. `job` computes the segments that its
+    kernel takes, where there is one; the reference computes the others.
     """
 
     def __init__(self, base: nn.Module, slots: int, step: Step) -> None:
@@ -74,8 +75,8 @@ class LoraLinear(nn.Module):
             segments = batch.segments
             if self.changes:
                 apply_changes(x, out, segments, self.changes)
-            if self.job is not None and batch.narrow is not None and out.is_contiguous():
-                self.job.add(x, out, batch.narrow)
-                segments = batch.wide
+            if self.job is not None and batch.taken is not None and out.is_contiguous():
+                self.job.add(x, out, batch.taken)
+                segments = batch.left
             apply_lora(x, out, segments, self.table)
         return y

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from loradex.engine.local import lora_numba as field
 from loradex.engine.local.batch import Narrow
-from loradex.engine.local.lora import LoraPair
+from loradex.engine.local.lora import LoraPair, Segment
 from loradex.engine.local.team import Team
 
 KERNELS = {torch.bfloat16: field.bf16, torch.float32: field.fp32}
 """By the dtype of inputs, outputs and adapters."""
 
+NARROW = 16
+"""Rows up to which a segment is the kernel's; beyond, two matrix products are faster."""
 
 TOGETHER = 4
 """Rows from which on a second thread brings more than it costs to wake."""
+
+
+def divide(segments: Sequence[Segment]) -> tuple[Narrow | None, tuple[Segment, ...]]:
+    """Return the narrow segments as the kernel reads them, None where there are none, and the others."""
+    narrow = [segment for segment in segments if segment.end - segment.start <= NARROW]
+    wide = tuple(segment for segment in segments if segment.end - segment.start > NARROW)
+    return Narrow(narrow) if narrow else None, wide
 
 
 class LoraJob:

@@ -8,7 +8,7 @@ from itertools import accumulate, groupby
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from loradex.engine.local.batch import Batch, Decodes, Narrow, Rows
+from loradex.engine.local.batch import Batch, Decodes, Divide, Rows
 from loradex.engine.local.change import Weights
 from loradex.engine.local.lora import Segment
 from loradex.engine.local.model import BaseModel
@@ -17,24 +17,21 @@ from loradex.engine.local.sampler import Choice, sample
 from loradex.engine.local.slots import Slots
 from loradex.engine.local.team import dismiss
 
-NARROW = 16
-"""Rows up to which a segment is the LoRA kernel's; beyond, two matrix products are faster."""
-
 
 class Runner:
     """Owns the tensors of one engine: the model, its cache, and the tables of resident adapters.
 
-    `compiled` says whether the model's linears have the LoRA kernel; without, the reference computes every segment.
+    `divide` is that of the LoRA kernel which the model's linears have; without, the reference computes every segment.
     """
 
     def __init__(
-        self, model: BaseModel, slots: Slots, block_size: int, eos: tuple[int, ...], compiled: bool = False
+        self, model: BaseModel, slots: Slots, block_size: int, eos: tuple[int, ...], divide: Divide | None = None
     ) -> None:
         self.model = model
         self.slots = slots
         self.block_size = block_size
         self.eos = eos
-        self.compiled = compiled
+        self.divide = divide
         self._offsets = torch.arange(block_size, device=model.device)
 
     def install(self, digest: str, weights: Weights) -> int:
@@ -100,19 +97,16 @@ class Runner:
         prompts = (Rows(e - c.length, e, c.start, own) for c, e, own in placed if c.length > 1)
         decodes = [(c.start, e - 1, own) for c, e, own in placed if c.length == 1]
         segments = tuple(self._segments((chunk, chunk.length) for chunk in chunks))
-        narrow = [segment for segment in segments if self._is_narrow(segment)]
+        taken, left = self.divide(segments) if self.divide is not None and segments else (None, segments)
         return Batch(
             tuple(prompts),
             self._decodes(*zip(*decodes, strict=True)) if decodes else None,
             segments,
             written,
-            Narrow(narrow) if narrow else None,
-            tuple(segment for segment in segments if not self._is_narrow(segment)),
+            taken,
+            left,
             tuple(self._segments((chunk, 1) for chunk in chunks if chunk.samples)) if self.model.head_changes else (),
         )
-
-    def _is_narrow(self, segment: Segment) -> bool:
-        return self.compiled and segment.end - segment.start <= NARROW
 
     def _cells(self, chunk: Chunk) -> torch.Tensor:
         """Return the cells of all tokens of a sequence up to the chunk's end."""

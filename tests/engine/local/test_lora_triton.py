@@ -1,0 +1,182 @@
+"""The LoRA kernel of graphics cards says what the reference says: in Triton's interpreter, and by `make test-gpu`."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+import triton
+
+from loradex.engine.local import compiled
+from loradex.engine.local.lora import LoraPair, Segment, Table, apply_lora
+from loradex.engine.local.triton_job import DTYPES, TritonJob, TritonTable, deviation
+
+from .test_lora import calls, decodes, pair
+from .tiny import Running
+
+RANKS = [4, None, 13, 1, 80, 64, 16]
+SHAPES = [(40, 300), (150, 34)]
+"""More outputs than a tile of few or of many rows has, and more inputs than are read at a time; no width is round."""
+
+ROUNDING = {torch.float32: 4e-6, torch.float16: 2**-10, torch.bfloat16: 2**-6}
+"""As a share of all terms of a sum: the products of x and a are rounded, and the sum. To bfloat16 the interpreter does
+not round but cuts bits off, which is twice as far."""
+
+MIXED = [
+    Segment(1, 2, 0),
+    Segment(2, 5, 1),
+    Segment(5, 6, 2, 0.7),
+    Segment(5, 6, 4, -0.3),
+    Segment(5, 6, 1),
+    Segment(6, 7, 3),
+    Segment(7, 24, 5),
+    Segment(24, 92, 0, 2.0),
+    Segment(24, 92, 2, 0.5),
+    Segment(24, 92, 4, 0.0),
+    Segment(93, 109, 6),
+]
+"""Tiles of few and of many rows, one of four; rows of the base between; one to three adapters a row."""
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)], ids=["interpreter", "card"])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    if request.param == "cuda" and (triton.knobs.runtime.interpret or not torch.cuda.is_available()):
+        pytest.skip("needs a graphics card and `make test-gpu`")
+    return torch.device(request.param)
+
+
+class Linear:
+    """One of three linears with the same adapters for the reference and for the kernel, one of each rank."""
+
+    def __init__(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
+        self.shape, self.dtype, self.device = shape, dtype, device
+        self.table: Table = [None] * len(RANKS)
+        self.addresses = TritonTable(len(RANKS), 3, device)
+        self.job = TritonJob(self.addresses, 1)
+        for slot, rank in enumerate(RANKS):
+            self.put(slot, rank)
+
+    def put(self, slot: int, rank: int | None) -> None:
+        made = None if rank is None else pair(rank, self.shape, self.dtype)
+        own = None if made is None else LoraPair(made.a.to(self.device), made.b.to(self.device), made.scaling)
+        self.table[slot] = own
+        self.job.put(slot, own)
+
+    def rows(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = torch.randn(count, self.shape[0]), torch.randn(count, self.shape[1])
+        return x.to(self.device, self.dtype), y.to(self.device, self.dtype)
+
+    def add(self, x: torch.Tensor, y: torch.Tensor, segments: list[Segment]) -> torch.Tensor:
+        ours = y.clone()
+        tiles, left = self.addresses.divide(segments)
+        assert left == ()
+        self.job.add(x, ours, tiles)
+        return ours
+
+    def compare(self, x: torch.Tensor, y: torch.Tensor, segments: list[Segment]) -> torch.Tensor:
+        wide: Table = [own and LoraPair(own.a.float(), own.b.float(), own.scaling) for own in self.table]
+        ours, theirs, terms = self.add(x, y, segments), y.float().clone(), y.float().abs()
+        apply_lora(x.float(), theirs, segments, wide)
+        for segment in segments:
+            rows, own = slice(segment.start, segment.end), wide[segment.slot]
+            if own is not None:
+                product = (x[rows].float() @ own.a.t()).abs() @ own.b.abs()
+                terms[rows] += abs(segment.weight) * own.scaling * product
+        assert ours.dtype == self.dtype
+        assert ((ours.float() - theirs).abs() <= ROUNDING[self.dtype] * terms).all()
+        return ours
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_mixed_segments(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
+    torch.manual_seed(1)
+    linear = Linear(shape, dtype, device)
+    x, y = linear.rows(110)
+    ours = linear.compare(x, y, MIXED)
+    held = {row for segment in MIXED for row in range(segment.start, segment.end) if linear.table[segment.slot]}
+    base = [row for row in range(110) if row not in held]
+    assert 0 in base
+    assert torch.equal(ours[base], y[base])
+    assert torch.equal(linear.add(x, y, MIXED), ours)
+
+
+def test_no_rows_with_an_adapter_that_changes_this_linear(device: torch.device) -> None:
+    linear = Linear((40, 300), torch.bfloat16, device)
+    x, y = linear.rows(3)
+    assert torch.equal(linear.add(x, y, [Segment(0, 3, 1)]), y)
+    assert linear.job.calls == 0
+    assert linear.add(*linear.rows(0), [Segment(0, 0, 0)]).shape == (0, 300)
+
+
+def test_inputs_and_pairs_that_lie_anywhere(device: torch.device) -> None:
+    torch.manual_seed(2)
+    linear = Linear((40, 300), torch.bfloat16, device)
+    for slot in (0, 4):
+        own = linear.table[slot]
+        a, b = (torch.cat([part.new_zeros(1), part.flatten()])[1:].view(part.shape) for part in (own.a, own.b))
+        linear.table[slot] = LoraPair(a, b, own.scaling)
+        linear.job.put(slot, linear.table[slot])
+    x, y = torch.randn(40, 5).to(device, torch.bfloat16).t(), linear.rows(5)[1]
+    linear.compare(x, y, [Segment(0, 2, 0), Segment(3, 5, 4)])
+
+
+def test_a_slot_can_be_emptied_and_filled_again(device: torch.device) -> None:
+    torch.manual_seed(3)
+    linear = Linear((40, 30), torch.float32, device)
+    x, y = linear.rows(24)
+    for slot, rank in ((1, 5), (0, None), (0, 64), (1, 3)):
+        linear.put(slot, rank)
+        linear.compare(x, y, [Segment(0, 2, 0), Segment(2, 24, 1)])
+
+
+@pytest.mark.parametrize("rows", [2, 20])
+def test_what_is_not_finite_stays_so_and_where_it_is(rows: int, device: torch.device) -> None:
+    linear = Linear((40, 30), torch.bfloat16, device)
+    x, y = linear.rows(rows)
+    x[0, 3], y[1, 5] = torch.nan, torch.inf
+    ours = linear.add(x, y, [Segment(0, rows, 0)])
+    assert ours[0].isnan().all()
+    assert ours[1, 5] == torch.inf
+    assert ours[1, :5].isfinite().all()
+    assert ours[2:].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_check_at_start_sees_no_more_than_rounding(dtype: torch.dtype, device: torch.device) -> None:
+    torch.manual_seed(4)
+    assert 0 < deviation(40, 30, dtype, device) <= DTYPES[dtype] / 2
+
+
+async def test_an_engine_computes_prompts_and_decodes_by_the_kernel(family, running: Running) -> None:
+    """On the CPU, for the interpreter: how the kernel is hooked in is the same. On a card `test_gpu.py` does this."""
+    made = family("llama")
+    async with running(made) as engine:
+        runner = engine._loop._runner  # the thread is idle: nothing was submitted
+        plans = decodes(made, [None, 0, 1, 2, 2, None, 0, 2])
+        runner.divide = None
+        reference = [runner.logits(plan) for plan in plans]
+        runner.divide = compiled.compile_triton(runner.model)
+        for linear in runner.model.linears.values():
+            for slot, own in enumerate(linear.table):
+                linear.job.put(slot, own)
+        for plan, theirs in zip(plans, reference, strict=True):
+            before = calls(engine)
+            torch.testing.assert_close(runner.logits(plan), theirs, atol=1e-4, rtol=0)
+            assert all(after > earlier for after, earlier in zip(calls(engine), before, strict=True))
+
+
+@pytest.mark.parametrize("reason", ["it is not installed", "it says something else"])
+async def test_without_the_kernel_the_reference_serves(reason, family, running, monkeypatch, caplog) -> None:
+    if reason == "it is not installed":
+        monkeypatch.setitem(sys.modules, "triton", None)
+    else:
+        monkeypatch.setattr("loradex.engine.local.triton_job.deviation", lambda *shape: float("nan"))
+    async with running(family("llama")) as engine:
+        model = engine._model
+        for linear in model.linears.values():
+            linear.job = None
+        assert compiled.compile_triton(model) is None
+        assert not any(linear.job for linear in model.linears.values())
+    assert [record.name for record in caplog.records if record.levelname == "WARNING"] == [compiled.log.name]
