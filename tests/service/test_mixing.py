@@ -9,7 +9,7 @@ import pytest
 from loradex.core.adapter import Reference
 from loradex.core.mix import Mix
 from loradex.core.sampling import Sampling
-from loradex.errors import AdapterDamaged, InvalidRequest, LoradexError, ModelNotFound, Overloaded
+from loradex.errors import AdapterDamaged, AdapterTooLarge, InvalidRequest, LoradexError, ModelNotFound, Overloaded
 from loradex.service.generate import Ask
 
 from .conftest import MakeDeck
@@ -146,6 +146,26 @@ async def test_other_mixes_wait_only_so_long(make_deck: MakeDeck) -> None:
     await held.aclose()
     assert (await deck.text("d+e")).endswith(": hello")
     assert deck.leases() == deck.waiting() == 0
+
+
+async def test_a_mix_that_cannot_fit_is_refused_at_once(make_deck: MakeDeck) -> None:
+    """Each of its members fits, and is served; a wait for room for all of them would be in vain."""
+    deck = await make_deck(memory=10_000, queue_seconds=3600.0)
+    for seed, name in enumerate("abc"):
+        await deck.add(name, seed, load=False)
+    held = await deck.endless("c")
+    async with asyncio.timeout(5):
+        with pytest.raises(AdapterTooLarge, match="The 3 adapters of the mix need") as caught:
+            await deck.service.generate(deck.ask("a+b+c"))
+    assert "--adapter-memory" in caught.value.hint
+    assert deck.waiting() == 0
+    await held.aclose()
+    assert (await deck.text("a+b")).endswith(": hello")
+    await deck.service.adapters.pin("c")
+    async with asyncio.timeout(5):
+        with pytest.raises(AdapterTooLarge, match="beside 1 pinned") as caught:
+            await deck.service.generate(deck.ask("a+b"))
+    assert "unpin" in caught.value.hint
 
 
 async def test_who_is_cancelled_on_the_way_leaves_nothing(make_deck: MakeDeck) -> None:

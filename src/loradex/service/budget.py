@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from loradex.errors import AdapterTooLarge
@@ -30,31 +30,35 @@ class Budget:
     slots: int
     bytes: int | None = None
 
-    def lack(self, held: Iterable[int], size: int) -> Lack:
-        """Return what is lacking for an adapter of `size` bytes beside others of the sizes `held`."""
-        sizes = list(held)
-        over = 0 if self.bytes is None else sum(sizes) + size - self.bytes
-        return Lack(max(0, len(sizes) + 1 - self.slots), max(0, over))
+    def lack(self, held: Iterable[int], *wanted: int) -> Lack:
+        """Return what is lacking for adapters of the sizes `wanted` beside others of the sizes `held`."""
+        sizes = [*held, *wanted]
+        over = 0 if self.bytes is None else sum(sizes) - self.bytes
+        return Lack(max(0, len(sizes) - self.slots), max(0, over))
 
-    def require(self, size: int, pinned: Iterable[int] = ()) -> None:
-        """Check that an adapter of `size` bytes fits when everything else has gone but what is pinned.
+    def require(self, wanted: Sequence[int], pinned: Iterable[int] = ()) -> None:
+        """Check that adapters of the sizes `wanted`, of one request, fit when all has gone but what is pinned.
 
         Raises:
-            AdapterTooLarge: it does not; the message says what is wanted and what could be free, the hint what to do.
+            AdapterTooLarge: they do not; the message says what is wanted and what could be free, the hint what to do.
         """
         kept = list(pinned)
-        lack = self.lack(kept, size)
-        beside = f" beside {len(kept)} pinned adapters" if kept else ""
+        lack = self.lack(kept, *wanted)
+        who = "The adapter needs" if len(wanted) == 1 else f"The {len(wanted)} adapters of the mix need"
+        beside = f" beside {len(kept)} pinned adapter{'s' if len(kept) > 1 else ''}" if kept else ""
         unpin = ", or unpin an adapter" if kept else ""
         if lack.bytes and self.bytes is not None:
             room = max(0, self.bytes - sum(kept))
             raise AdapterTooLarge(
-                f"The adapter needs {mib(size)} of adapter memory; at most {mib(room)}{beside} can be free",
+                f"{who} {mib(sum(wanted))} of adapter memory; at most {mib(room)}{beside} can be free",
                 hint=f"Serve with `--adapter-memory {-(-(self.bytes + lack.bytes) // MIB)}MiB` or more{unpin}",
             )
         if lack.slots:
+            free = max(0, self.slots - len(kept))
+            slots = f"{who} {len(wanted)} adapter slot{'s' if len(wanted) > 1 else ''}"
             raise AdapterTooLarge(
-                f"All {self.slots} adapter slots are pinned", hint=f"Serve with a larger `--max-loras`{unpin}"
+                f"{slots}; at most {free} of {self.slots}{beside} can be free",
+                hint=f"Serve with `--max-loras {self.slots + lack.slots}` or more{unpin}",
             )
 
 

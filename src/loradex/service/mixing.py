@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from loradex.adapters.adapter import Adapter
 from loradex.core.adapter import AdapterRef, Reference
 from loradex.core.mix import Mix
 from loradex.errors import InvalidRequest, Overloaded
@@ -49,12 +50,16 @@ class Mixing:
 
     Args:
         residency: gives out single leases.
+        read: finds an adapter by digest.
         max_loras: slots of the engine.
         queue_seconds: longest wait for another mix.
     """
 
-    def __init__(self, residency: Residency, max_loras: int, queue_seconds: float) -> None:
+    def __init__(
+        self, residency: Residency, read: Callable[[str], Awaitable[Adapter]], max_loras: int, queue_seconds: float
+    ) -> None:
         self._residency = residency
+        self._read = read
         self._max_loras = max_loras
         self._queue_seconds = queue_seconds
         self._gate = asyncio.Lock()
@@ -66,6 +71,7 @@ class Mixing:
 
         Raises:
             InvalidRequest: the engine has fewer slots.
+            AdapterTooLarge: all together do not fit the memory for adapters.
             LoradexError: any that `Residency.acquire` raises, of any member; then none is leased.
         """
         wants: dict[str, _Want] = {}
@@ -84,19 +90,22 @@ class Mixing:
             )
         if len(wants) == 1 or all(self._residency.grantable(want.ref.digest) for want in wants):
             return [await self._one(want) for want in wants]  # those that can be granted are, with no wait between
+        # Each of them may fit, but not all: that is told now, and not when the wait for room has ended in vain.
+        adapters = await asyncio.gather(*(self._read(want.ref.digest) for want in wants))
+        self._residency.require(*adapters)
         try:
             async with asyncio.timeout(self._queue_seconds):
                 await self._gate.acquire()
         except TimeoutError as error:
             raise Overloaded("Other mixes wait for adapter slots, which running answers hold") from error
         try:
-            return await self._all(wants)
+            return await self._all(wants, adapters)
         finally:
             self._gate.release()
 
-    async def _all(self, wants: Sequence[_Want]) -> Sequence[Lease]:
+    async def _all(self, wants: Sequence[_Want], adapters: Sequence[Adapter]) -> Sequence[Lease]:
         """Lease all at once, so that they load side by side and wait no longer than one would."""
-        tasks = [asyncio.create_task(self._one(want, waits=True)) for want in wants]
+        tasks = [asyncio.create_task(self._one(want, adapter)) for want, adapter in zip(wants, adapters, strict=True)]
         try:
             leases = await asyncio.gather(*tasks)
         except BaseException:
@@ -108,11 +117,12 @@ class Mixing:
             lease.waits = False
         return leases
 
-    async def _one(self, want: _Want, *, waits: bool = False) -> Lease:
+    async def _one(self, want: _Want, adapter: Adapter | None = None) -> Lease:
+        """Lease one; `adapter` are the files of one of several, which wait for one another."""
         lease = await self._residency.acquire(
-            want.ref.digest, name=want.ref.name, reference=want.reference, priority=want.priority
+            want.ref.digest, name=want.ref.name, reference=want.reference, adapter=adapter, priority=want.priority
         )
-        lease.waits = waits
+        lease.waits = adapter is not None
         return lease
 
 

@@ -137,13 +137,13 @@ class Residency:
             if (left := self._entries.get(digest)) is not None:
                 self._rest(left)  # it may be wanted no more
 
-    def require(self, adapter: Adapter) -> None:
-        """Check that an adapter can be resident at all.
+    def require(self, *adapters: Adapter) -> None:
+        """Check that adapters can be resident at the same time.
 
         Raises:
-            AdapterTooLarge: it does not fit, with all others gone that are not pinned.
+            AdapterTooLarge: they do not fit, with all others gone that are not pinned.
         """
-        self.room.require(adapter.digest, self._engine.footprint(adapter))
+        self.room.require({adapter.digest: self._engine.footprint(adapter) for adapter in adapters})
 
     def retire(self, digest: str) -> None:
         """Free the weights when the last answer that holds them ends; at once where nobody does."""

@@ -41,14 +41,14 @@ class Room:
         """Whether it is pinned, and nobody has told it to go."""
         return entry.digest in self._pinned and not entry.retired
 
-    def require(self, digest: str, size: int) -> None:
-        """Check that weights of `size` bytes can be resident at all.
+    def require(self, sizes: Mapping[str, int]) -> None:
+        """Check that weights of such sizes, by digest, can be resident at the same time.
 
         Raises:
             AdapterTooLarge: they do not fit, with all others gone that are not pinned.
         """
-        others = [each.bytes for each in self._entries.values() if self.stays(each) and each.digest != digest]
-        self.budget.require(size, others)
+        others = [each.bytes for each in self._entries.values() if self.stays(each) and each.digest not in sizes]
+        self.budget.require(list(sizes.values()), others)
 
     def victims(self, size: int, now: float) -> Sequence[Entry] | None:
         """Return who makes room for `size` bytes, at the loop's time `now`; None where there is too little.

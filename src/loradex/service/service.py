@@ -94,7 +94,7 @@ class Service:
             loaded=self.metrics.loaded,
         )
         self._names = Names(registry, lambda: engine.info, clock)
-        mixing = Mixing(self.residency, max_loras, max_queue_seconds)
+        mixing = Mixing(self.residency, self._read, max_loras, max_queue_seconds)
         self._generator = Generator(engine, self._names, mixing, self.metrics, clock)
         replacer = Replacer(registry, engine, self.residency, self._names, pins, self.metrics, clock)
         self.rollout = Rollout(registry, engine, self._names, replacer, pins)
@@ -171,7 +171,7 @@ class Service:
             InvalidRequest: the prompt is empty, the conversation cannot be rendered, or the mix is none.
             ContextLengthExceeded: prompt, or prompt and `min_tokens`, do not fit the context.
             Overloaded: there was no room for the adapter in time.
-            AdapterTooLarge: there can be none.
+            AdapterTooLarge: there can be none, or not for all adapters of a mix.
             AdapterDamaged: the adapter's files are gone or changed.
             EngineStopped: the service is not running.
         """
