@@ -18,7 +18,9 @@ from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from loradex import errors
+from loradex.bench.deck import save_adapter
 from loradex.bench.report import gather
+from loradex.bench.shape import CLASSES
 from loradex.bench.table import read_bars, summary
 from loradex.cli.app import PROGRAM, root
 from loradex.cli.errors import UsageFailed, exit_code
@@ -62,7 +64,7 @@ def pages() -> dict[str, str]:
             "http.md": http_page(create_app(service, ServerConfig())),
             "errors.md": errors_page(),
             "settings.md": settings_page(),
-            "metrics.md": metrics_page(asyncio.run(_rendered(service))),
+            "metrics.md": metrics_page(asyncio.run(_rendered(service, Path(home)))),
         }
 
 
@@ -246,11 +248,13 @@ def _attributes(cls: type, prefix: str) -> dict[str, str]:
     return found
 
 
-async def _rendered(service: Service) -> str:
-    """Return the metrics of a service that has answered one request."""
+async def _rendered(service: Service, home: Path) -> str:
+    """Return the metrics of a service whose adapter has answered one request, so that no series is missing."""
     await service.start()
     try:
-        answer = await service.generate(Ask(None, "hello", Sampling()))
+        folder = save_adapter(home / "adapter", service.info.linears, CLASSES["a-small"], 0)
+        await service.adapters.add("example", folder, trusted=True)
+        answer = await service.generate(Ask("example", "hello", Sampling()))
         async for _ in answer.events():
             pass
         return service.metrics.render().decode()
@@ -282,7 +286,7 @@ def metrics_page(rendered: str) -> str:
 
 def _service(home: Path) -> Service:
     engine = FakeEngine(EngineConfig(model="base"))
-    return Service(Registry(home), engine, max_lora_rank=64)
+    return Service(Registry(home), engine, max_lora_rank=64, adapter_memory=1 << 30, adapter_host_memory=1 << 30)
 
 
 def _first(text: str) -> str:

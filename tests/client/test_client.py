@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,8 @@ def test_the_life_of_an_adapter(server: Served) -> None:
     assert [each.version for each in seen.versions] == [1, 2]
     assert seen.current_version is not None
     assert seen.current_version.digest == second.digest
-    assert client.adapters.list() == [seen]
+    assert seen.current_version.config["r"] == 4
+    assert client.adapters.list() == [replace(seen, versions=tuple(replace(each, config={}) for each in seen.versions))]
 
     assert client.adapters.rollback("medical").version == 1
     assert client.adapters.promote("medical", 2, "canary").version == 2

@@ -97,16 +97,24 @@ async def test_memory_and_the_use_of_each_version(make_deck: MakeDeck) -> None:
     assert value(found, "loradex_adapter_misses_total", **who) == 1
     assert value(found, "loradex_adapter_hits_total", **who) == 3
     assert value(found, "loradex_adapter_loads_total", **who) == 1
-    assert ("loradex_adapter_hits_total", (("adapter", "legal"), ("version", "1"))) not in found
+    assert value(found, "loradex_adapter_evicted_total", **who) == 0
+    assert value(found, "loradex_adapter_last_load_seconds", **who) > 0
+    assert value(found, "loradex_adapter_bytes", **who, tier="device") == size
+    stored = [(await deck.service.adapters.get(name)).versions[0].record.bytes for name in ("medical", "legal")]
+    assert value(found, "loradex_adapter_memory_bytes", tier="disk") == sum(stored)
+    assert not [labels for name, labels in found if ("adapter", "legal") in labels]
 
 
 async def test_versions_beyond_the_cap_share_their_usage(deck: Deck, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loradex.service.gauges.MOST", 1)
+    monkeypatch.setattr("loradex.service.version_gauges.MOST", 1)
     for seed, name in enumerate(("a", "b", "c"), 1):
         await deck.add(name, seed)
     found = samples(deck.service.metrics)
     assert value(found, "loradex_adapter_loads_total", adapter="a", version="1") == 1
     assert value(found, "loradex_adapter_loads_total", adapter="other", version="") == 2
+    sizes = {hold.bytes for hold in deck.service.residency.states().values()}
+    assert value(found, "loradex_adapter_bytes", adapter="other", version="", tier="device") == 2 * sizes.pop()
+    assert ("loradex_adapter_last_load_seconds", (("adapter", "other"), ("version", ""))) not in found
 
 
 async def test_times_come_from_the_clock(make_deck: MakeDeck) -> None:

@@ -1,4 +1,4 @@
-"""`loradex adapter`: add, ls, show, check, promote, canary, rollback, rm, history."""
+"""`loradex adapter`: add, ls, check, promote, canary, rollback, rm, history."""
 
 from __future__ import annotations
 
@@ -112,30 +112,6 @@ def say_invalid(out: Output, invalid: Sequence[InvalidView]) -> None:
         out.say(f"invalid: {each.name} ({each.path})", style="yellow")
         for reason in each.problems or (each.message,):
             out.say(f"  {reason}")
-
-
-@command(app, "show", flags=FLAGS, examples=("loradex adapter show medical", "loradex adapter show medical --json"))
-def show(out: Output, target: Target, name: Name) -> None:
-    """Show an adapter with all its versions."""
-    found = target.adapters().get(name)
-    marks = {each: ", ".join(alias for alias, at in found.aliases.items() if at == each) for each in _numbers(found)}
-    rows = [
-        (
-            f"{each.version}{' *' if each.version == found.current else ''}",
-            marks[each.version],
-            f"{found.canary[each.version]:g} %" if each.version in found.canary else "",
-            each.digest[:12],
-            str(each.rank),
-            human_size(each.bytes),
-            "pinned" if each.pinned else each.tier,
-            each.created_at[:16].replace("T", " "),
-            each.source,
-        )
-        for each in found.versions
-    ]
-    columns = ("version", "aliases", "share", "digest", "rank", "size", "tier", "added (UTC)", "source")
-    out.table(columns, rows, found, [f"{name}@{each}" for each in _numbers(found)])
-    out.say("* is what the bare name means" if found.enabled else "This name is disabled: add it again to serve it")
 
 
 @command(
@@ -276,10 +252,6 @@ def _sizes(kind: KindView) -> tuple[object, ...]:
 
 def _all(values: Sequence[float]) -> str:
     return ", ".join(f"{value:g}" for value in values[:4]) + (", ..." if len(values) > 4 else "")
-
-
-def _numbers(adapter: AdapterView) -> list[int]:
-    return [each.version for each in adapter.versions]
 
 
 def _row(adapter: AdapterView) -> tuple[object, ...]:

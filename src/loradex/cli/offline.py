@@ -187,6 +187,7 @@ def _view(record: AdapterRecord) -> AdapterView:
             parameters=each.parameters,
             bytes=each.bytes,
             created_at=each.created_at.isoformat(),
+            config=dict(each.config),
         )
         for each in record.versions
     )

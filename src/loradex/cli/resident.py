@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from loradex.cli.adapter import say_invalid
 from loradex.cli.command import TARGET, command
-from loradex.cli.output import Output, human_size, human_time
+from loradex.cli.output import Output, human_count, human_size, human_time
 from loradex.cli.target import Target
+
+if TYPE_CHECKING:
+    from loradex.client.views import ResidentView
 
 Reference = Annotated[
     str,
@@ -33,33 +36,21 @@ def ps(out: Output, target: Target) -> None:
         found, invalid = client.resident(), client.adapters.invalid()
     rows = [
         (
-            each.name,
-            each.version,
+            f"{each.name}@{each.version}",
             each.tier,
-            "busy" if each.running + each.waiting else "pinned" if each.pinned else "idle",
-            f"{each.running} running, {each.waiting} waiting",
+            _state(each),
             _ago(each.last_used),
             human_size(each.bytes),
-            each.hits,
-            each.misses,
+            f"{each.hits} of {each.hits + each.misses}",
             human_time(each.load_seconds) if each.loads else "",
             each.evictions,
+            f"{human_count(each.prompt_tokens)} + {human_count(each.output_tokens)}",
+            human_time(each.ttft_seconds) if each.ttft_seconds is not None else "",
+            each.errors,
         )
         for each in found
     ]
-    columns = (
-        "adapter",
-        "version",
-        "tier",
-        "state",
-        "in flight",
-        "last used",
-        "size",
-        "hits",
-        "misses",
-        "load",
-        "evicted",
-    )
+    columns = ("adapter", "tier", "state", "last used", "size", "hits", "load", "evicted", "tokens", "ttft", "errors")
     names = [f"{each.name}@{each.version}" for each in found]
     out.table(
         columns,
@@ -101,6 +92,12 @@ def unpin(out: Output, target: Target, adapter: Reference) -> None:
     with target.client() as client:
         client.unpin(adapter)
     out.data({"unpinned": adapter}, f"{adapter} may make room for others again", quiet=[adapter])
+
+
+def _state(each: ResidentView) -> str:
+    counts = ((each.running, "running"), (each.waiting, "waiting"))
+    busy = ", ".join(f"{count} {what}" for count, what in counts if count)
+    return busy or ("pinned" if each.pinned else "idle")
 
 
 def _ago(when: str | float | None) -> str:

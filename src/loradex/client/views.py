@@ -11,7 +11,11 @@ from loradex.errors import Problem
 
 @dataclass(frozen=True, slots=True)
 class VersionView:
-    """One immutable version of an adapter. `slot` is where the engine holds it, None when it is not resident."""
+    """One immutable version of an adapter. `slot` is where the engine holds it, None when it is not resident.
+
+    `config` is its `adapter_config.json`, where one adapter was asked for. The counts, from `hits` on, are those of the
+    server since its start; `ttft_seconds` is the mean from arrival to a first token, None without one.
+    """
 
     version: int
     digest: str
@@ -31,6 +35,17 @@ class VersionView:
     waiting: int = 0
     hits: int = 0
     misses: int = 0
+    device_bytes: int = 0
+    host_bytes: int = 0
+    loads: int = 0
+    load_seconds: float = 0.0
+    evictions: int = 0
+    requests: int = 0
+    errors: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    ttft_seconds: float | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +162,11 @@ class ResidentView:
     loads: int = 0
     load_seconds: float = 0.0
     evictions: int = 0
+    requests: int = 0
+    errors: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    ttft_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

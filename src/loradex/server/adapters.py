@@ -10,6 +10,7 @@ from loradex.server.auth import Actor, may_admin, may_infer
 from loradex.server.body import JsonRoute, ignored
 from loradex.server.state import TheConfig, TheService, refusals
 from loradex.server.wire.adapter import (
+    AdapterDetail,
     AdapterListReply,
     AdapterReply,
     HistoryReply,
@@ -60,9 +61,9 @@ async def check_adapter(body: CheckBody, response: Response, service: TheService
 
 
 @router.get("/adapters/{name}", dependencies=INFER, responses=refusals(400, 404))
-async def get_adapter(name: str, service: TheService) -> AdapterReply:
-    """Show one adapter."""
-    return AdapterReply.of(await service.adapters.get(name))
+async def get_adapter(name: str, service: TheService) -> AdapterDetail:
+    """Show all that is known of one adapter: versions with their configurations, where they are and what they did."""
+    return AdapterDetail.of(await service.adapters.get(name))
 
 
 @router.delete("/adapters/{name}", dependencies=ADMIN, responses=refusals(400, 403, 404, 409))

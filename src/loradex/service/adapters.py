@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import builtins
 from collections.abc import Callable, Sequence
 from dataclasses import replace as with_values
 from functools import partial
 
 from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef, Reference, check_name
-from loradex.engine.base import Engine, Progress, Resident
+from loradex.engine.base import Engine, Progress
 from loradex.errors import AdapterNotFound, Conflict
-from loradex.registry.records import AdapterRecord, HistoryEntry, VersionRecord
+from loradex.registry.records import AdapterRecord, HistoryEntry
 from loradex.registry.registry import Registry
 from loradex.registry.selecting import select
 from loradex.service.ending import to_the_end
-from loradex.service.hold import Hold
 from loradex.service.intake import Asked, Intake, Source
 from loradex.service.names import Names
+from loradex.service.overview import Overview
 from loradex.service.pins import Pins
 from loradex.service.replace import Mode, Plan, Replacer
 from loradex.service.residency import Residency
 from loradex.service.staging import staged
-from loradex.service.usage import Usage
-from loradex.service.views import AdapterView, Change, Checked, VersionState
+from loradex.service.views import AdapterView, Change, Checked
 
 __all__ = ["Adapters", "Mode"]
 
@@ -44,6 +42,7 @@ class Adapters:
         pins: Pins,
         *,
         intake: Intake,
+        overview: Overview,
         clock: Callable[[], float],
     ) -> None:
         self._registry = registry
@@ -53,6 +52,7 @@ class Adapters:
         self._replacer = replacer
         self._pins = pins
         self._intake = intake
+        self._overview = overview
         self._clock = clock
 
     async def add(
@@ -125,7 +125,7 @@ class Adapters:
     async def list(self) -> list[AdapterView]:
         """Return every name that has versions for this base, disabled ones too."""
         records = await asyncio.to_thread(self._registry.list, self._engine.info.digest)
-        return self._views(records)
+        return self._overview.of(records)
 
     async def get(self, name: str) -> AdapterView:
         """Return all that is known of a name.
@@ -133,7 +133,7 @@ class Adapters:
         Raises:
             AdapterNotFound: there is no such name.
         """
-        return self._views([await asyncio.to_thread(self._registry.get, name, self._engine.info.digest)])[0]
+        return self._overview.of([await asyncio.to_thread(self._registry.get, name, self._engine.info.digest)])[0]
 
     async def history(self, name: str) -> Sequence[HistoryEntry]:
         """Return every change of a name, oldest first.
@@ -334,42 +334,3 @@ class Adapters:
                 await self._replacer.let_go(ref.digest)
 
         await to_the_end(all_of_it())
-
-    def _views(self, records: Sequence[AdapterRecord]) -> builtins.list[AdapterView]:
-        holds = self._residency.states()
-        residents = {resident.digest: resident for resident in self._engine.resident()}
-        usage, host = self._residency.ledger.of, self._residency.host.held
-        return [
-            AdapterView(
-                record,
-                tuple(
-                    _state(
-                        each, holds.get(each.digest), residents.get(each.digest), host(each.digest), usage(each.digest)
-                    )
-                    for each in record.versions
-                ),
-            )
-            for record in records
-        ]
-
-
-def _state(
-    record: VersionRecord, hold: Hold | None, resident: Resident | None, host_bytes: int, usage: Usage
-) -> VersionState:
-    queued = hold.waiting if hold is not None else 0
-    if hold is None or resident is None or not hold.resident:
-        state = VersionState(record, waiting=queued, usage=usage)
-        return with_values(state, tier="host", host_bytes=host_bytes) if host_bytes else state
-    return VersionState(
-        record,
-        tier="device",
-        slot=resident.slot,
-        leases=hold.leases,
-        running=resident.running,
-        waiting=resident.waiting + queued,
-        device_bytes=resident.bytes,
-        host_bytes=host_bytes,
-        idle_seconds=hold.idle_seconds,
-        pinned=hold.pinned,
-        usage=usage,
-    )

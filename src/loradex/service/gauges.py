@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from itertools import islice
-from operator import attrgetter
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -16,16 +14,7 @@ from loradex.engine.base import Engine
 from loradex.errors import EngineStopped, RegistryFailed
 from loradex.service.names import Names
 from loradex.service.residency import Residency
-from loradex.service.usage import Usage
-
-MOST = 1000
-"""Versions with series of their own; the others share the label `other`."""
-
-_USAGE = (
-    ("loradex_adapter_hits", "Requests that found their adapter resident", attrgetter("hits")),
-    ("loradex_adapter_misses", "Requests that waited for a load of their adapter", attrgetter("misses")),
-    ("loradex_adapter_loads", "Loads by adapter", attrgetter("loads")),
-)
+from loradex.service.version_gauges import version_gauges
 
 Totals = Callable[[str], Iterator[Metric]]
 """Yields what is counted over all requests of the base model of that name."""
@@ -52,7 +41,8 @@ class Gauges(Collector):
         yield GaugeMetricFamily("loradex_requests_queued", "Requests that wait for an adapter", queued)
         yield from self._memory()
         yield from self._moves()
-        yield from self._usage()
+        with suppress(RegistryFailed, EngineStopped):
+            yield from version_gauges(self._residency, self._names.records())
         with suppress(EngineStopped):  # a scrape after the end still gets what was counted
             yield from self._engine_state(queued)
         yield from self._totals(self._engine.info.id)
@@ -73,12 +63,19 @@ class Gauges(Collector):
             "How many there may be; missing where there is no limit",
             labels=("tier",),
         )
+        with suppress(RegistryFailed, EngineStopped):
+            held.add_metric(("disk",), self._stored())
         for tier, size, budget in (("device", room.bytes, room.budget.bytes), ("host", host.bytes, host.budget)):
             held.add_metric((tier,), size)
             if budget is not None:
                 limit.add_metric((tier,), budget)
         yield held
         yield limit
+
+    def _stored(self) -> int:
+        """Return the bytes of weights on disk, content that several versions share once."""
+        versions = (version for record in self._names.records() for version in record.versions)
+        return sum({version.digest: version.bytes for version in versions}.values())
 
     def _moves(self) -> Iterator[Metric]:
         residency = self._residency
@@ -91,24 +88,6 @@ class Gauges(Collector):
         said = "Adapters that left since nobody asked for them"
         yield CounterMetricFamily("loradex_adapter_expiries", said, residency.expiries)
         yield CounterMetricFamily("loradex_adapter_load_failures", "Loads that failed", residency.failed_loads)
-
-    def _usage(self) -> Iterator[Metric]:
-        """Yield what the ledger knows of each version, under the first name that has it."""
-        used: dict[str, tuple[tuple[str, str], Usage]] = {}
-        with suppress(RegistryFailed, EngineStopped):
-            for record in self._names.records():
-                for version in record.versions:
-                    usage = self._residency.ledger.of(version.digest)
-                    if usage.leases or usage.loads:
-                        used.setdefault(version.digest, ((record.name, str(version.version)), usage))
-        for name, text, count in _USAGE:
-            family = CounterMetricFamily(name, text, labels=("adapter", "version"))
-            for labels, usage in islice(used.values(), MOST):
-                family.add_metric(labels, count(usage))
-            if len(used) > MOST:
-                rest = sum(count(usage) for _, usage in islice(used.values(), MOST, None))
-                family.add_metric(("other", ""), rest)
-            yield family
 
     def _engine_state(self, queued: int) -> Iterator[Metric]:
         stats, model = self._engine.stats(), self._engine.info.id

@@ -14,12 +14,16 @@ from loradex.engine.base import Engine
 from loradex.service.gauges import Gauges, counter
 from loradex.service.names import Names
 from loradex.service.residency import Residency
+from loradex.service.traffic import Traffic, TrafficLog
 
 MAX_LABELS = 1000
 """Versions with series of their own; those seen later share the label `other`."""
 
 MAX_HISTOGRAMS = 100
 """The same for histograms."""
+
+_ENDS = ("stop", "length", "abort")
+"""Of answers that did not fail; `abort` is that of those whose client went away."""
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _GAPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
@@ -30,6 +34,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        self.traffic = TrafficLog()
         self._seen: set[tuple[str, str]] = set()
         self._timed_seen: set[tuple[str, str]] = set()
         by_version = ("adapter", "version")
@@ -46,7 +51,7 @@ class Metrics:
         self._loads = self._histogram("loradex_adapter_load_seconds", "Reading an adapter and making it resident", ())
         self._prompt_total = 0
         self._output_total = 0
-        self._success: dict[str, int] = {"stop": 0, "length": 0, "abort": 0}
+        self._success: dict[str, int] = dict.fromkeys(_ENDS, 0)
 
     def watch(self, engine: Engine, residency: Residency, names: Names) -> None:
         """Show the state of engine and memory too, as it is whenever `render` is called."""
@@ -60,6 +65,7 @@ class Metrics:
         """Count a request that got no answer; `code` is the error's. `mix` is None where nothing was resolved."""
         for adapter, version in self._labels(mix) if mix is not None else (("", ""),):
             self._requests.labels(adapter, version, code).inc()
+        self.traffic.note(mix.adapters if mix is not None else (), Traffic(requests=1, errors=1))
 
     def ended(self, mix: Mix[AdapterRef], outcome: str, prompt: int, output: int, seconds: float) -> None:
         """Count a request that was admitted, for each member: its outcome, tokens, and seconds since arrival."""
@@ -69,6 +75,10 @@ class Metrics:
             self._output.labels(*labels).inc(output)
         for labels in self._timed(mix):
             self._whole.labels(*labels).observe(seconds)
+        failed = outcome not in _ENDS
+        self.traffic.note(
+            mix.adapters, Traffic(requests=1, errors=int(failed), prompt_tokens=prompt, output_tokens=output)
+        )
         self._prompt_total += prompt
         self._output_total += output
 
@@ -80,6 +90,7 @@ class Metrics:
         """Record the time from arrival to a first token."""
         for labels in self._timed(mix):
             self._first.labels(*labels).observe(seconds)
+        self.traffic.note(mix.adapters, Traffic(answers=1, first_seconds=seconds))
 
     def next_token(self, mix: Mix[AdapterRef], seconds: float) -> None:
         """Record the time between two pieces of one answer."""

@@ -22,6 +22,7 @@ from loradex.service.lookup import Lookup, Resolver
 from loradex.service.metrics import Metrics
 from loradex.service.mixing import Mixing
 from loradex.service.names import Names
+from loradex.service.overview import Overview
 from loradex.service.pins import Pins
 from loradex.service.replace import Replacer
 from loradex.service.residency import Residency
@@ -107,6 +108,7 @@ class Service:
             replacer,
             pins,
             intake=Intake(registry, engine, max_lora_rank, access, max_adapter_size),
+            overview=Overview(engine, self.residency, self.metrics.traffic),
             clock=clock,
         )
         self.watcher = Watcher(self.adapters, watch, settle_seconds, clock)

@@ -11,6 +11,7 @@ from loradex.adapters.check import CheckReport
 from loradex.core.adapter import AdapterRef
 from loradex.core.canary import Shares
 from loradex.registry.records import AdapterRecord, VersionRecord
+from loradex.service.traffic import NO_TRAFFIC, Traffic
 from loradex.service.usage import UNUSED, Usage
 
 
@@ -49,7 +50,8 @@ class VersionState:
         host_bytes: what its copy in host memory takes; 0 where there is none.
         idle_seconds: since it was last leased or freed; None when it is not resident.
         pinned: whether it stays resident until it is unpinned.
-        usage: leases, loads and evictions since the start.
+        usage: leases, loads and evictions since the start, of the content under all its names.
+        traffic: requests, errors and tokens since the start, under this name.
     """
 
     record: VersionRecord
@@ -63,6 +65,7 @@ class VersionState:
     idle_seconds: float | None = None
     pinned: bool = False
     usage: Usage = UNUSED
+    traffic: Traffic = NO_TRAFFIC
 
     @property
     def resident(self) -> bool:

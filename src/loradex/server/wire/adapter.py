@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
+from typing import Any, Self
 
 from pydantic import BaseModel
 
@@ -16,7 +18,11 @@ from loradex.service.watch import Invalid
 
 
 class VersionReply(BaseModel):
-    """One immutable version."""
+    """One immutable version.
+
+    Counts are from the start of the server: `hits` found it in memory, `misses` waited for a load, of which
+    `load_seconds` is what the last took; `ttft_seconds` is the mean from arrival to a first token, null without one.
+    """
 
     version: int
     digest: str
@@ -36,11 +42,21 @@ class VersionReply(BaseModel):
     waiting: int
     hits: int
     misses: int
+    device_bytes: int
+    host_bytes: int
+    loads: int
+    load_seconds: float
+    evictions: int
+    requests: int
+    errors: int
+    prompt_tokens: int
+    output_tokens: int
+    ttft_seconds: float | None
 
     @classmethod
-    def of(cls, state: VersionState) -> VersionReply:
+    def of(cls, state: VersionState, **more: Any) -> Self:
         """Return the reply for a version."""
-        record = state.record
+        record, usage, traffic = state.record, state.usage, state.traffic
         return cls(
             version=record.version,
             digest=record.digest,
@@ -58,9 +74,31 @@ class VersionReply(BaseModel):
             leases=state.leases,
             running=state.running,
             waiting=state.waiting,
-            hits=state.usage.hits,
-            misses=state.usage.misses,
+            hits=usage.hits,
+            misses=usage.misses,
+            device_bytes=state.device_bytes,
+            host_bytes=state.host_bytes,
+            loads=usage.loads,
+            load_seconds=usage.load_seconds,
+            evictions=usage.evictions,
+            requests=traffic.requests,
+            errors=traffic.errors,
+            prompt_tokens=traffic.prompt_tokens,
+            output_tokens=traffic.output_tokens,
+            ttft_seconds=traffic.ttft,
+            **more,
         )
+
+
+class VersionDetail(VersionReply):
+    """One immutable version, with its `adapter_config.json`."""
+
+    config: dict[str, Any]
+
+    @classmethod
+    def of(cls, state: VersionState, **more: Any) -> Self:
+        """Return the reply for a version."""
+        return super().of(state, config=dict(state.record.config), **more)
 
 
 class AdapterReply(BaseModel):
@@ -75,10 +113,10 @@ class AdapterReply(BaseModel):
     created_at: datetime
     aliases: dict[str, int]
     canary: dict[int, float]
-    versions: list[VersionReply]
+    versions: Sequence[VersionReply]
 
     @classmethod
-    def of(cls, view: AdapterView) -> AdapterReply:
+    def of(cls, view: AdapterView) -> Self:
         """Return the reply for an adapter."""
         return cls(
             name=view.name,
@@ -87,8 +125,22 @@ class AdapterReply(BaseModel):
             created_at=view.created_at,
             aliases=dict(view.aliases),
             canary=dict(view.canary),
-            versions=[VersionReply.of(version) for version in view.versions],
+            versions=cls._versions(view),
         )
+
+    @classmethod
+    def _versions(cls, view: AdapterView) -> Sequence[VersionReply]:
+        return [VersionReply.of(version) for version in view.versions]
+
+
+class AdapterDetail(AdapterReply):
+    """A name, with the configuration of each version."""
+
+    versions: Sequence[VersionDetail]
+
+    @classmethod
+    def _versions(cls, view: AdapterView) -> Sequence[VersionDetail]:
+        return [VersionDetail.of(version) for version in view.versions]
 
 
 class InvalidRow(BaseModel):

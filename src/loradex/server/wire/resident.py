@@ -10,10 +10,10 @@ from loradex.service.views import VersionState
 
 
 class ResidentRow(BaseModel):
-    """A version that is in memory. `hits`, `misses`, `loads` and `evictions` count from the start of the server.
+    """A version that is in memory. Counts are from the start of the server.
 
     `tier` is `device` where the engine can use it at its next step, `host` for a copy in host memory; `load_seconds` is
-    what its last load took.
+    what its last load took, `ttft_seconds` the mean from arrival to a first token, null without one.
     """
 
     name: str
@@ -32,11 +32,16 @@ class ResidentRow(BaseModel):
     loads: int
     load_seconds: float
     evictions: int
+    requests: int
+    errors: int
+    prompt_tokens: int
+    output_tokens: int
+    ttft_seconds: float | None
 
     @classmethod
     def of(cls, name: str, state: VersionState) -> ResidentRow:
         """Return the row for a resident version."""
-        idle, usage = state.idle_seconds, state.usage
+        idle, usage, traffic = state.idle_seconds, state.usage, state.traffic
         return cls(
             name=name,
             version=state.record.version,
@@ -54,6 +59,11 @@ class ResidentRow(BaseModel):
             loads=usage.loads,
             load_seconds=usage.load_seconds,
             evictions=usage.evictions,
+            requests=traffic.requests,
+            errors=traffic.errors,
+            prompt_tokens=traffic.prompt_tokens,
+            output_tokens=traffic.output_tokens,
+            ttft_seconds=traffic.ttft,
         )
 
 
