@@ -8,6 +8,7 @@ import pytest
 from loradex.core.adapter import AdapterRef
 from loradex.errors import AdapterNotFound, Conflict, InvalidRequest
 from loradex.registry import schema
+from loradex.registry.records import Shadow
 from loradex.registry.registry import HistoryEntry, Registry
 from tests.adapters.making import BASE, make_adapter, make_base, make_tensors
 from tests.registry.conftest import Add
@@ -180,3 +181,29 @@ def test_a_store_of_the_first_schema_is_brought_up(home: Path, tmp_path: Path) -
         assert (registry.list(), registry.history("medical")) == before
     with sqlite3.connect(home / "registry.db") as database:
         assert database.execute("SELECT version_num FROM alembic_version").fetchone() == (schema.HEAD,)
+
+
+def test_a_shadow_is_kept_told_and_ended(registry: Registry, four: list[AdapterRef], home: Path) -> None:
+    registry.shadow("medical", 2, 12.5, actor="ada")
+    registry.shadow("medical", 2, 12.5)  # nothing changed
+    with Registry(home) as again:
+        meaning = again.meaning("medical")
+        assert (meaning.ref, meaning.shadow) == (four[3], Shadow(2, 12.5))
+        assert dict(meaning.refs) == {2: four[1]}
+        assert again.meaning("medical@3").shadow is None
+    assert (last(registry).actor, last(registry).action, last(registry).note) == ("ada", "shadow", "12.5 %")
+    assert len(registry.history("medical")) == 5
+    with pytest.raises(Conflict, match="is its shadow"):
+        registry.remove("medical", 2)
+    registry.canary("medical", {4: 10, 3: 90})
+    assert registry.get("medical").shadow == Shadow(2, 12.5)
+    registry.end_shadow("medical")
+    assert (last(registry).action, last(registry).from_version) == ("end_shadow", 2)
+    with pytest.raises(AdapterNotFound, match="no shadow"):
+        registry.end_shadow("medical")
+    for percent in (0, -1, 101, float("nan")):
+        with pytest.raises(InvalidRequest, match="percent"):
+            registry.shadow("medical", 2, percent)
+    registry.shadow("medical", 2)
+    registry.remove("medical")
+    assert registry.list() == []

@@ -59,7 +59,9 @@ def add(
     return number
 
 
-def point(connection: Connection, name: str, version: int, alias: str, actor: str, action: str) -> AdapterRef:
+def point(
+    connection: Connection, name: str, version: int, alias: str, actor: str, action: str, note: str = ""
+) -> AdapterRef:
     """Point an alias at a version, on the version's base."""
     key, record = store.existing(connection, name)
     found = record.version(version)
@@ -80,7 +82,9 @@ def point(connection: Connection, name: str, version: int, alias: str, actor: st
             moved=(tried if bare else points, version),
             base=found.base_digest,
             meaning=(before.current, version if bare else before.current),
-            note=_end_canary(connection, key, before, found.base_digest) if bare else "",
+            note="; ".join(
+                filter(None, (note, _end_canary(connection, key, before, found.base_digest) if bare else ""))
+            ),
         )
     return pinned(record, found)
 
@@ -157,6 +161,11 @@ def drop(connection: Connection, name: str, version: int | None, actor: str) -> 
         raise Conflict(
             f"Version {version} of `{name}` answers {before.canary[version]:g} % of its requests",
             hint=f"End the canary with `loradex adapter canary {name} --end` first",
+        )
+    if before.shadow is not None and before.shadow.version == version:
+        raise Conflict(
+            f"Version {version} of `{name}` is its shadow",
+            hint=f"End that with `loradex adapter shadow {name} --end` first",
         )
     if len(record.versions) == 1:
         store.delete_adapter(connection, key)

@@ -45,6 +45,14 @@ class VersionRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Shadow:
+    """The version that gets a copy of `percent` of the requests for the bare name; its answers are only recorded."""
+
+    version: int
+    percent: float
+
+
+@dataclass(frozen=True, slots=True)
 class AdapterRecord:
     """A name with its versions (oldest first) and aliases.
 
@@ -59,6 +67,7 @@ class AdapterRecord:
     aliases: Mapping[str, int]
     current: int | None
     canary: Shares = field(default_factory=dict)
+    shadow: Shadow | None = None
 
     def version(self, number: int) -> VersionRecord | None:
         """Return the version of that number, or None."""
@@ -72,7 +81,8 @@ class HistoryEntry:
     Attributes:
         at: when, in UTC.
         actor: who; empty where nobody said.
-        action: `add`, `promote`, `rollback`, `canary`, `end_canary`, `remove_alias`, `remove`, `enable` or `disable`.
+        action: `add`, `promote`, `rollback`, `canary`, `end_canary`, `shadow`, `end_shadow`, `remove_alias`, `remove`,
+            `enable` or `disable`.
         alias: the alias that moved, None where none did.
         from_version, to_version: what moved from where to where; None stands for nothing.
         note: why or how, such as the shares of a canary; empty where there is nothing to say.
@@ -89,10 +99,18 @@ class HistoryEntry:
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What a reference means: `ref`, and while a canary runs under a bare name the shares of all that answer to it."""
+    """What a reference means: `ref`, and under a bare name how its requests are spread.
+
+    Attributes:
+        ref: the version.
+        shares: while a canary runs, percent of the requests by version; else empty.
+        shadow: where copies of the requests go, if anywhere.
+        refs: the versions that `shares` and `shadow` name.
+    """
 
     ref: AdapterRef
     shares: Shares = field(default_factory=dict)
+    shadow: Shadow | None = None
     refs: Mapping[int, AdapterRef] = field(default_factory=dict)
 
 

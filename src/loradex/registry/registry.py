@@ -24,10 +24,10 @@ from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef, Reference
 from loradex.core.canary import Shares
 from loradex.core.model import ModelInfo
 from loradex.errors import AdapterInvalid, AdapterNotFound, Conflict, FilesNotFound, RegistryFailed
-from loradex.registry import canary, changes, store
+from loradex.registry import canary, changes, shadow, store
 from loradex.registry.blobs import Blobs
 from loradex.registry.database import Database
-from loradex.registry.records import AdapterRecord, HistoryEntry, Meaning, Staged, VersionRecord
+from loradex.registry.records import AdapterRecord, HistoryEntry, Meaning, Shadow, Staged, VersionRecord
 from loradex.registry.selecting import check_new_alias, check_new_name, pinned, select, unknown_name
 from loradex.registry.shelf import Shelf
 from loradex.registry.source import find_source
@@ -208,9 +208,12 @@ class Registry:
             raise AdapterNotFound(
                 f"The adapter `{record.name}` is disabled", hint=f"Enable it with `loradex load {record.name}`"
             )
-        shares = record.canary if reference == Reference(reference.name) else {}
-        refs = {version.version: pinned(record, version) for version in record.versions if version.version in shares}
-        return Meaning(pinned(record, select(record, reference)), shares, refs)
+        ref = pinned(record, select(record, reference))
+        if reference != Reference(reference.name) or not (record.canary or record.shadow):
+            return Meaning(ref)
+        numbers = {*record.canary, *((record.shadow.version,) if record.shadow else ())}
+        refs = {version.version: pinned(record, version) for version in record.versions if version.version in numbers}
+        return Meaning(ref, record.canary, record.shadow, refs)
 
     def adapter(self, digest: str, *, verify: bool = False) -> Adapter:
         """Return a stored adapter. All of it is read again and compared if `verify`, or if its files were touched.
@@ -265,7 +268,7 @@ class Registry:
         with self._database.read() as connection:
             return changes.earlier(connection, name, base)
 
-    def rollback(self, name: str, *, actor: str = "", base: str | None = None) -> AdapterRef:
+    def rollback(self, name: str, *, actor: str = "", base: str | None = None, note: str = "") -> AdapterRef:
         """Point the alias `default` at `previous`; once more goes forward again. A canary that runs is ended.
 
         Raises:
@@ -273,7 +276,7 @@ class Registry:
         """
         with self._database.write() as connection:
             target = changes.earlier(connection, name, base)
-            return changes.point(connection, name, target.version, DEFAULT_ALIAS, actor, "rollback")
+            return changes.point(connection, name, target.version, DEFAULT_ALIAS, actor, "rollback", note)
 
     def canary(self, name: str, shares: Shares, *, actor: str = "", base: str | None = None) -> AdapterRecord:
         """Let versions share the requests for the bare name, in percent; what is missing to 100 stays where it is.
@@ -304,6 +307,25 @@ class Registry:
         """
         with self._database.write() as connection:
             return canary.end(connection, name, version, actor, base, action, note)
+
+    def shadow(self, name: str, version: int, percent: float = 100.0, *, actor: str = "") -> None:
+        """Let a version get a copy of `percent` of the requests for the bare name, on the version's base.
+
+        Raises:
+            AdapterNotFound: no such name or version.
+            InvalidRequest: that is no percentage.
+        """
+        with self._database.write() as connection:
+            shadow.begin(connection, name, Shadow(version, percent), actor)
+
+    def end_shadow(self, name: str, *, actor: str = "", base: str | None = None) -> None:
+        """End the copies.
+
+        Raises:
+            AdapterNotFound: no such name, or it has no shadow.
+        """
+        with self._database.write() as connection:
+            shadow.end(connection, name, actor, base)
 
     def enable(self, name: str, enabled: bool, *, actor: str = "") -> None:
         """Show or hide a name: a disabled one is not found by `resolve`, and loses nothing.

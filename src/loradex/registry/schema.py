@@ -22,7 +22,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-HEAD = "0002"
+HEAD = "0003"
 """The revision that this code speaks; a store already there is opened without Alembic."""
 
 
@@ -98,6 +98,16 @@ shares = Table(
     Column("adapter_id", ForeignKey("adapters.id", ondelete="CASCADE"), primary_key=True),
     Column("base_digest", String(64), primary_key=True),
     Column("version_id", ForeignKey("versions.id"), primary_key=True),
+    Column("percent", Float, nullable=False),
+)
+
+# A shadow: the version that gets a copy of part of the requests for a bare name.
+shadows = Table(
+    "shadows",
+    metadata,
+    Column("adapter_id", ForeignKey("adapters.id", ondelete="CASCADE"), primary_key=True),
+    Column("base_digest", String(64), primary_key=True),
+    Column("version_id", ForeignKey("versions.id"), nullable=False),
     Column("percent", Float, nullable=False),
 )
 

@@ -6,47 +6,50 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, delete, func, insert, select, update
 
 from loradex.core.adapter import DEFAULT_ALIAS
 from loradex.core.canary import Shares
 from loradex.errors import AdapterNotFound
-from loradex.registry.records import AdapterRecord, HistoryEntry, Staged, VersionRecord
-from loradex.registry.schema import adapters, aliases, history, shares, versions
+from loradex.registry.records import AdapterRecord, HistoryEntry, Shadow, Staged, VersionRecord
+from loradex.registry.schema import adapters, aliases, history, shadows, shares, versions
 from loradex.registry.selecting import unknown_name
 
 
 def records(connection: Connection, base: str | None = None, name: str | None = None) -> list[AdapterRecord]:
     """Return the names that have versions for `base`, by name; None takes every base, or every name."""
+
+    def of(table: Table, *columns: ColumnElement[Any]) -> Select[Any]:
+        """What `table` says of versions, by name and number."""
+        wanted = select(table.c.adapter_id, versions.c.number, *columns).join(
+            versions, table.c.version_id == versions.c.id
+        )
+        wanted = wanted.join(adapters, table.c.adapter_id == adapters.c.id).order_by(versions.c.number)
+        wanted = wanted if base is None else wanted.where(table.c.base_digest == base)
+        return wanted if name is None else wanted.where(adapters.c.name == name)
+
     chosen = select(versions, adapters).join(adapters, versions.c.adapter_id == adapters.c.id)
-    pointers = (
-        select(aliases.c.adapter_id, aliases.c.alias, versions.c.number)
-        .join(versions, aliases.c.version_id == versions.c.id)
-        .order_by(aliases.c.moved_at)
-    )
-    parts = select(shares.c.adapter_id, shares.c.percent, versions.c.number)
-    parts = parts.join(versions, shares.c.version_id == versions.c.id).order_by(versions.c.number)
     if base is not None:
         chosen = chosen.where(versions.c.base_digest == base)
-        pointers = pointers.where(aliases.c.base_digest == base)
-        parts = parts.where(shares.c.base_digest == base)
     if name is not None:
         chosen = chosen.where(adapters.c.name == name)
-        pointers = pointers.join(adapters, aliases.c.adapter_id == adapters.c.id).where(adapters.c.name == name)
-        parts = parts.join(adapters, shares.c.adapter_id == adapters.c.id).where(adapters.c.name == name)
     found: dict[int, list[Row[Any]]] = {}
     for row in connection.execute(chosen.order_by(adapters.c.name, versions.c.number)):
         found.setdefault(row.adapter_id, []).append(row)
     pointing: dict[int, dict[str, int]] = {}
-    for row in connection.execute(pointers):  # of one alias on several bases, the one moved last is shown
+    # Of one alias on several bases, the one moved last is shown.
+    for row in connection.execute(of(aliases, aliases.c.alias).order_by(None).order_by(aliases.c.moved_at)):
         pointing.setdefault(row.adapter_id, {})[row.alias] = row.number
     sharing: dict[int, dict[int, float]] = {}
-    for row in connection.execute(parts):
+    for row in connection.execute(of(shares, shares.c.percent)):
         sharing.setdefault(row.adapter_id, {})[row.number] = row.percent
-    return [_record(rows, pointing.get(key, {}), sharing.get(key, {})) for key, rows in found.items()]
+    copied = {
+        row.adapter_id: Shadow(row.number, row.percent) for row in connection.execute(of(shadows, shadows.c.percent))
+    }
+    return [_record(rows, pointing.get(key, {}), sharing.get(key, {}), copied.get(key)) for key, rows in found.items()]
 
 
-def _record(rows: list[Row[Any]], pointing: Mapping[str, int], canary: Shares) -> AdapterRecord:
+def _record(rows: list[Row[Any]], pointing: Mapping[str, int], canary: Shares, shadow: Shadow | None) -> AdapterRecord:
     first = rows[0]
     return AdapterRecord(
         name=first.name,
@@ -56,6 +59,7 @@ def _record(rows: list[Row[Any]], pointing: Mapping[str, int], canary: Shares) -
         aliases=dict(sorted(pointing.items())),
         current=pointing.get(DEFAULT_ALIAS, rows[-1].number),
         canary=canary,
+        shadow=shadow,
     )
 
 
@@ -125,7 +129,7 @@ def set_enabled(connection: Connection, adapter: int, enabled: bool) -> None:
 
 def delete_adapter(connection: Connection, adapter: int) -> None:
     """Delete a name with its aliases, versions and history."""
-    for table in (aliases, shares):  # they point to versions, which go with the name
+    for table in (aliases, shares, shadows):  # they point to versions, which go with the name
         connection.execute(delete(table).where(table.c.adapter_id == adapter))
     connection.execute(delete(adapters).where(adapters.c.id == adapter))
 
@@ -180,6 +184,15 @@ def set_shares(connection: Connection, adapter: int, base: str, table: Shares) -
         version = select(versions.c.id).where(versions.c.adapter_id == adapter, versions.c.number == number)
         values = {"adapter_id": adapter, "base_digest": base, "percent": percent}
         connection.execute(insert(shares).values(version_id=version.scalar_subquery(), **values))
+
+
+def set_shadow(connection: Connection, adapter: int, base: str, shadow: Shadow | None) -> None:
+    """Let a version get copies of the bare name's requests on one base, or none."""
+    connection.execute(delete(shadows).where(shadows.c.adapter_id == adapter, shadows.c.base_digest == base))
+    if shadow is not None:
+        version = select(versions.c.id).where(versions.c.adapter_id == adapter, versions.c.number == shadow.version)
+        values = {"adapter_id": adapter, "base_digest": base, "percent": shadow.percent}
+        connection.execute(insert(shadows).values(version_id=version.scalar_subquery(), **values))
 
 
 def references(connection: Connection, digest: str) -> int:
