@@ -77,6 +77,10 @@ class Settings:
         adapter_memory: bytes of adapter weights in the engine; None for as many as `max_loras` slots hold.
         adapter_host_memory: bytes of adapter weights kept in host memory for quick loads, where the engine computes on
             a device with memory of its own; None for no limit.
+        rollback_error_rate: share of failed requests above which a new version is rolled back; 1 never does.
+        rollback_requests: how many of a version's last requests that looks at; fewer decide nothing.
+        rollback_window: seconds for which a version that has taken over is looked at; a canary is as long as it runs.
+        shadow_log_size: bytes that the recorded answers of one name's shadow may take.
         adapter_ttl: seconds after which an adapter that nobody asks for leaves the engine; None lets it stay.
         pinned: adapters that `serve` pins when it starts: they are loaded, and never make room for others.
         queue_timeout: seconds that a request waits for room for its adapter before it is refused.
@@ -98,6 +102,10 @@ class Settings:
     adapter_memory: int | None = 1 << 30
     adapter_host_memory: int | None = 4 << 30
     adapter_ttl: float | None = None
+    rollback_error_rate: float = 0.5
+    rollback_requests: int = 20
+    rollback_window: float = 600.0
+    shadow_log_size: int = 64 << 20
     pinned: tuple[str, ...] = ()
     queue_timeout: float = 30.0
     url: str = ""

@@ -113,3 +113,15 @@ def test_shares_that_cannot_be_read_are_a_usage_error(loradex: Loradex, words: l
     ran = loradex("adapter", "canary", "medical", *words)
     assert ran.code == 2
     assert "3=90 4=10" in ran.err
+
+
+def test_a_shadow_is_begun_shown_and_ended(loradex: Loradex, deck: Deck) -> None:
+    loradex("adapter", "add", "medical", deck.folder / "medical")
+    loradex("adapter", "add", "medical", deck.folder / "medical2", "--canary", 0)
+    ran = loradex("adapter", "shadow", "medical", 2, "--percent", 10)
+    assert ran.out == "medical@2 gets copies of 10 % of the requests\n"
+    assert "copies of 10 %" in loradex("adapter", "show", "medical").out
+    assert loradex("adapter", "show", "medical", "--json").json["shadow"] == {"version": 2, "percent": 10.0}
+    assert loradex("adapter", "shadow", "medical", "--end", "--json").json["shadow"] is None
+    assert loradex("adapter", "shadow", "medical", "--end").code == 3
+    assert loradex("adapter", "shadow", "medical").code == 2

@@ -38,7 +38,7 @@ def test_every_command_has_help_with_two_examples_and_json(path: tuple[str, ...]
 
 def test_the_commands_are_those_of_the_issue() -> None:
     visible = {" ".join(path) for path, command in ALL if not command.hidden}
-    names = ("add", "ls", "show", "check", "convert", "promote", "canary", "rollback", "rm", "history")
+    names = ("add", "ls", "show", "check", "convert", "promote", "canary", "shadow", "rollback", "rm", "history")
     verbs = {f"adapter {verb}" for verb in names}
     others = {
         "serve",
@@ -49,6 +49,9 @@ def test_the_commands_are_those_of_the_issue() -> None:
         "unload",
         "pin",
         "unpin",
+        "jobs ls",
+        "jobs show",
+        "jobs cancel",
         "demo",
         "doctor",
         "config show",

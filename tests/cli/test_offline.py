@@ -43,6 +43,8 @@ def test_the_life_of_an_adapter(loradex: Loradex, base: Path, tmp_path: Path) ->
     assert loradex("adapter", "canary", "medical", "1=10", "--json").json["canary"] == {"1": 10.0, "2": 90.0}
     assert loradex("adapter", "history", "medical", "--json").json["history"][0]["note"] == "1=10 2=90"
     assert loradex("adapter", "canary", "medical", "--end").out == "medical is version 2\n"
+    assert loradex("adapter", "shadow", "medical", 1, "--json").json["shadow"] == {"version": 1, "percent": 100.0}
+    assert loradex("adapter", "shadow", "medical", "--end").out == "medical has no shadow\n"
     assert loradex("adapter", "rm", "medical").code == 0
     assert loradex("adapter", "ls", "--json").json == {"adapters": [], "invalid": []}
 

@@ -8,6 +8,7 @@ import pytest
 from loradex import errors
 from loradex.client.aio import AsyncAdapters, AsyncClient
 from loradex.client.client import Adapters, Client
+from loradex.client.jobs import AsyncJobs, Jobs
 from tests.client.conftest import Served
 
 
@@ -20,6 +21,7 @@ def verbs(cls: type) -> dict[str, list[str]]:
 def test_both_clients_have_the_same_verbs() -> None:
     assert verbs(AsyncClient) == verbs(Client)
     assert verbs(AsyncAdapters) == verbs(Adapters)
+    assert verbs(AsyncJobs) == verbs(Jobs)
 
 
 async def test_many_answers_at_once(server: Served) -> None:

@@ -8,8 +8,23 @@ import pytest
 
 from loradex import errors
 from loradex.client.client import Client
+from loradex.client.views import Job
 from tests.client.conftest import Served
 from tests.server.serving import eventually, served
+
+
+def test_an_add_as_a_job(server: Served) -> None:
+    job = server.client.adapters.begin_add("medical", server.medical)
+    assert job.target == "medical"
+    seen: list[Job] = []
+    job = server.client.jobs.wait(job.id, told=seen.append)
+    assert job.result is not None
+    assert (job.state, job.result.version, job.error) == ("done", 1, None)
+    failed = server.client.jobs.wait(server.client.adapters.begin_add("x", server.broken).id)
+    assert isinstance(failed.error, errors.AdapterInvalid)
+    assert [each.target for each in server.client.jobs.list()] == ["x", "medical"]
+    with pytest.raises(errors.Conflict):
+        server.client.jobs.cancel(job.id)
 
 
 def test_the_life_of_an_adapter(server: Served) -> None:

@@ -142,5 +142,5 @@ async def test_stored_files_that_change_break_only_their_own_adapter(deck: Deck)
         assert (await deck.text("legal")).startswith(digests["legal"][:8])
         assert await deck.add("medical", 1, load=False) == digests["medical"]  # which heals it
         assert (await deck.text("medical")).startswith(digests["medical"][:8])
-        await deck.service.adapters.unload("medical")
+        await deck.service.residents.unload("medical")
         await deck.settle()

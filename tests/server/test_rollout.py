@@ -117,3 +117,16 @@ def test_a_rollback_under_load_loses_and_mixes_nothing(tmp_path: Path, change: s
         seen = asyncio.run(play(deck))
         assert min(seen.values()) >= 20
         assert eventually(lambda: deck.idle() and len(deck.engine.resident()) == 1)
+
+
+async def test_a_shadow_is_set_shown_and_ended(app: App) -> None:
+    await two(app)
+    reply = await app.client.put("/api/adapters/medical/shadow", json={"version": 1, "percent": 50})
+    assert (reply.status_code, reply.json()["shadow"]) == (200, {"version": 1, "percent": 50.0})
+    assert await who(app) == "medical@2"
+    for body in ({}, {"version": 1, "percent": 0}, {"version": 0}, {"version": "1"}):
+        assert (await app.client.put("/api/adapters/medical/shadow", json=body)).status_code == 400
+    assert (await app.client.put("/api/adapters/medical/shadow", json={"version": 9})).status_code == 404
+    reply = await app.client.delete("/api/adapters/medical/shadow")
+    assert (reply.status_code, reply.json()["shadow"]) == (200, None)
+    assert (await app.client.delete("/api/adapters/medical/shadow")).status_code == 404

@@ -216,7 +216,7 @@ class Storm:
     async def _unload(self) -> None:
         name = self._chance.choice(NAMES)
         disable = self._chance.random() < 0.2
-        await self._verb("unloaded", self._service.adapters.unload(name, disable=disable))
+        await self._verb("unloaded", self._service.residents.unload(name, disable=disable))
 
     async def _move(self) -> None:
         name = self._chance.choice(NAMES)
@@ -231,7 +231,7 @@ class Storm:
                 # A replace may make that version current meanwhile, which is no canary then.
                 await self._verb("given a canary", self._service.rollout.canary(name, shares), InvalidRequest)
         else:
-            await self._verb("loaded", self._service.adapters.load(name))
+            await self._verb("loaded", self._service.residents.load(name))
 
     async def _remove(self) -> None:
         view = await self._service.adapters.get(self._chance.choice(NAMES))

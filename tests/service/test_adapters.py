@@ -31,10 +31,11 @@ async def test_add_makes_it_resident_unless_told_otherwise(deck: Deck) -> None:
 
 @pytest.mark.parametrize("load", [True, False])
 async def test_add_prepares_it_for_the_engine(deck: Deck, load: bool) -> None:
-    told: list[float] = []
-    digest = await deck.add("medical", 1, load=load, progress=lambda stage, share: told.append(share))
+    told: list[tuple[str, float]] = []
+    digest = await deck.add("medical", 1, load=load, progress=lambda *each: told.append(each))
     assert deck.engine.prepared == {digest}
-    assert told == [1.0]
+    loaded = [("load", 0.0), ("warm", 0.0)] if load else []
+    assert told == [("check", 0.0), ("pack", 1.0), *loaded, ("commit", 0.0)]
 
 
 @pytest.mark.parametrize("load", [True, False])
@@ -63,7 +64,7 @@ async def test_without_replace_a_name_is_taken_once(deck: Deck) -> None:
     await deck.add("medical", 1)
     with pytest.raises(Conflict):
         await deck.add("medical", 2, replace=False)
-    await deck.service.adapters.unload("medical", disable=True)
+    await deck.service.residents.unload("medical", disable=True)
     await deck.add("medical", 2, replace=False)
     assert (await deck.text("medical")).startswith(deck.registry.resolve("medical").digest[:8])
 
@@ -188,16 +189,16 @@ async def test_content_that_another_name_means_stays(deck: Deck) -> None:
 
 async def test_load_and_unload(deck: Deck) -> None:
     digests = [await deck.add("medical", seed, load=False) for seed in (1, 2)]
-    change = await deck.service.adapters.load("medical@1")
+    change = await deck.service.residents.load("medical@1")
     assert (change.ref.version, change.previous) == (1, None)
     assert change.load_seconds > 0
-    await deck.service.adapters.load("medical")
+    await deck.service.residents.load("medical")
     assert deck.resident() == set(digests)
-    view = await deck.service.adapters.unload("medical@1")
-    assert view.enabled
+    await deck.service.residents.unload("medical@1")
+    assert (await deck.service.adapters.get("medical")).enabled
     await deck.settle()
     assert deck.resident() == {digests[1]}
-    await deck.service.adapters.unload("medical")
+    await deck.service.residents.unload("medical")
     await deck.settle()
     assert deck.resident() == set()
     assert (await deck.text("medical")).startswith(digests[1][:8])
@@ -205,31 +206,31 @@ async def test_load_and_unload(deck: Deck) -> None:
 
 async def test_a_disabled_name_is_enabled_by_a_load_that_succeeds(deck: Deck) -> None:
     digest = await deck.add("medical", 1)
-    view = await deck.service.adapters.unload("medical", disable=True)
-    assert not view.enabled
+    await deck.service.residents.unload("medical", disable=True)
+    assert not (await deck.service.adapters.get("medical")).enabled
     with pytest.raises(AdapterNotFound):
-        await deck.service.adapters.unload("medical", disable=True)
+        await deck.service.residents.unload("medical", disable=True)
     await deck.settle()
     deck.engine.fail_load.add(digest)
     with pytest.raises(EngineFailed):
-        await deck.service.adapters.load("medical")
+        await deck.service.residents.load("medical")
     assert not deck.registry.get("medical").enabled
     deck.engine.fail_load.clear()
-    await deck.service.adapters.load("medical")
+    await deck.service.residents.load("medical")
     assert (await deck.text("medical")).startswith(digest[:8])
 
 
-@pytest.mark.parametrize("verb", ["load", "unload", "history"])
-async def test_unknown_names_are_not_found(deck: Deck, verb: str) -> None:
+@pytest.mark.parametrize(("part", "verb"), [("residents", "load"), ("residents", "unload"), ("adapters", "history")])
+async def test_unknown_names_are_not_found(deck: Deck, part: str, verb: str) -> None:
     with pytest.raises(AdapterNotFound):
-        await getattr(deck.service.adapters, verb)("nobody")
+        await getattr(getattr(deck.service, part), verb)("nobody")
 
 
 async def test_locks_of_names_are_not_kept(deck: Deck) -> None:
     await asyncio.gather(deck.add("medical", 1), deck.add("medical", 2))
     for i in range(5):
         with pytest.raises(AdapterNotFound):
-            await deck.service.adapters.load(f"nobody{i}")
+            await deck.service.residents.load(f"nobody{i}")
     assert not deck.service.adapters._names._locks
 
 

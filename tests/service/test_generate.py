@@ -75,7 +75,7 @@ async def test_unknown_names_are_not_found_and_never_the_base(deck: Deck, model:
 async def test_a_disabled_name_is_not_found(deck: Deck) -> None:
     await deck.add("medical", 1)
     stream = await deck.endless("medical")
-    await deck.service.adapters.unload("medical", disable=True)
+    await deck.service.residents.unload("medical", disable=True)
     with pytest.raises(ModelNotFound):
         await deck.service.generate(deck.ask("medical"))
     await stream.rest()

@@ -86,7 +86,7 @@ async def test_a_name_that_leads_nowhere_is_asked_again_after_a_while(make_deck:
     await deck.text("late")
     assert asked == ["late", "late"]
     # What was switched off is not brought back behind the operator's back.
-    await deck.service.adapters.unload("late", disable=True)
+    await deck.service.residents.unload("late", disable=True)
     with pytest.raises(ModelNotFound):
         await deck.text("late")
     assert asked == ["late", "late"]

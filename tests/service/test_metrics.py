@@ -84,7 +84,7 @@ async def test_memory_and_the_use_of_each_version(make_deck: MakeDeck) -> None:
     deck = await make_deck(max_loras=2, memory=1 << 20)
     await deck.add("medical", 1)
     await deck.add("legal", 2, load=False)
-    await deck.service.adapters.pin("medical")
+    await deck.service.residents.pin("medical")
     for _ in range(2):
         await deck.text("medical")
     found = samples(deck.service.metrics)

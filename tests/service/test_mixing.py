@@ -161,7 +161,7 @@ async def test_a_mix_that_cannot_fit_is_refused_at_once(make_deck: MakeDeck) -> 
     assert deck.waiting() == 0
     await held.aclose()
     assert (await deck.text("a+b")).endswith(": hello")
-    await deck.service.adapters.pin("c")
+    await deck.service.residents.pin("c")
     async with asyncio.timeout(5):
         with pytest.raises(AdapterTooLarge, match="beside 1 pinned") as caught:
             await deck.service.generate(deck.ask("a+b"))

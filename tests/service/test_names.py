@@ -75,5 +75,5 @@ async def test_models_are_the_base_and_what_is_enabled(make_deck: MakeDeck) -> N
     assert (legal.id, medical.id, medical.parent) == ("legal", "medical", "tiny")
     assert medical.ref is not None
     assert (medical.ref.version, medical.root) == (2, str(deck.files(3)))
-    await deck.service.adapters.unload("legal", disable=True)
+    await deck.service.residents.unload("legal", disable=True)
     assert [card.id for card in deck.service.models()] == ["tiny", "medical"]

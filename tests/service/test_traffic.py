@@ -39,7 +39,7 @@ async def test_a_service_tells_the_traffic_of_each_version(deck: Deck) -> None:
         await deck.text("legal")
     stopped = await deck.service.generate(deck.ask("medical"))
     await stopped.aclose()
-    await deck.service.adapters.unload("legal")
+    await deck.service.residents.unload("legal")
     await deck.settle()
     deck.engine.fail_load.add(digest)
     with pytest.raises(LoradexError):

@@ -104,7 +104,7 @@ async def first_token_rows(bed: ServiceBed, request: Request, pairs: int) -> lis
         return (await play(target, [asked])).ttfts[0]
 
     async def not_resident() -> float:
-        await bed.service.adapters.unload(bed.names[0])
+        await bed.service.residents.unload(bed.names[0])
         await bed.service.residency.settle()
         return await first(one)
 
@@ -156,9 +156,9 @@ def _loads(bed: ServiceBed, streams: int) -> Act:
 
     async def load() -> None:
         name = next(names)
-        await bed.service.adapters.unload(name)
+        await bed.service.residents.unload(name)
         await bed.service.residency.settle()
-        await bed.service.adapters.load(name)
+        await bed.service.residents.load(name)
 
     return load
 

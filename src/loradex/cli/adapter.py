@@ -1,4 +1,4 @@
-"""`loradex adapter`: add, ls, check, promote, canary, rollback, rm, history."""
+"""`loradex adapter`: add, ls, check, promote, rollback, rm, history."""
 
 from __future__ import annotations
 
@@ -73,10 +73,18 @@ def add(
     ] = None,
     sha256: Pin = "",
     upload: Annotated[bool, typer.Option("--upload", help="Send the files, to a server that cannot see them.")] = False,
+    wait: Annotated[bool, typer.Option(help="Wait until it is served; else it goes on as a job.")] = True,
 ) -> None:
     """Check an adapter and serve it under a name, as a new version where the name exists."""
     how: dict[str, Any] = {"mode": mode, "replace": replace, "allow_pickle": allow_pickle}
     how |= {"canary": canary, "sha256": sha256}
+    if not wait:
+        if upload:
+            raise UsageFailed("What is uploaded is waited for", hint="Leave `--no-wait` out")
+        with target.client() as client:
+            job = client.adapters.begin_add(name, target.place(source), **how)
+        out.data(job, f"begun as job {job.id}", quiet=[job.id])
+        return out.next(f"loradex jobs show {job.id} --wait")
     with out.progress() as progress:
         if upload:
             change = target.client().adapters.upload(name, Path(source), told=progress, **how)
@@ -166,42 +174,6 @@ def promote(
 def rollback(out: Output, target: Target, name: Name, mode: Mode = "drain") -> None:
     """Go back to the version that the name meant before the last change."""
     _show_change(out, target.adapters().rollback(name, mode=mode))
-
-
-@command(
-    app,
-    "canary",
-    flags=FLAGS,
-    examples=("loradex adapter canary medical 3=90 4=10", "loradex adapter canary medical --end"),
-)
-def canary(
-    out: Output,
-    target: Target,
-    name: Name,
-    shares: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="VERSION=PERCENT", help="What is missing to 100 stays where it is.", show_default=False),
-    ] = None,
-    end: Annotated[bool, typer.Option("--end", help="Give all requests back to what the name means.")] = False,
-) -> None:
-    """Let versions share the requests for a name, or end that. One user always gets the same version."""
-    if end == bool(shares):
-        raise UsageFailed("Give either shares or --end", hint="loradex adapter canary medical 3=90 4=10")
-    verbs = target.adapters()
-    found = verbs.end_canary(name) if end else verbs.canary(name, _shares(shares or []))
-    said = ", ".join(f"version {version} answers {percent:g} %" for version, percent in found.canary.items())
-    said = f"{name}: {said}; it goes back to version {found.current}" if said else f"{name} is version {found.current}"
-    out.data(found, said, quiet=[f"{name}@{version}" for version in found.canary or [found.current]])
-
-
-def _shares(words: list[str]) -> dict[int, float]:
-    try:
-        pairs = [(int(version), float(percent)) for version, _, percent in (word.partition("=") for word in words)]
-    except ValueError as error:
-        raise UsageFailed(f"{' '.join(words)!r} is not VERSION=PERCENT", hint="Write it like 3=90 4=10") from error
-    if len(dict(pairs)) < len(pairs):
-        raise UsageFailed(f"{' '.join(words)!r} names a version twice", hint="Write it like 3=90 4=10")
-    return dict(pairs)
 
 
 @command(

@@ -112,6 +112,19 @@ TUNING = (
     Flag("queue_timeout", ("--queue-timeout",), "Longest wait for room for an adapter.", "TIME", "Tuning"),
 )
 
+VERSIONS = (
+    Flag(
+        "rollback_error_rate",
+        ("--rollback-error-rate",),
+        "Roll a new version back when more of its requests fail; 1 never does.",
+        "SHARE",
+        "Versions",
+    ),
+    Flag("rollback_requests", ("--rollback-requests",), "So many of its last requests.", "N", "Versions"),
+    Flag("rollback_window", ("--rollback-window",), "How long after it has taken over.", "TIME", "Versions"),
+    Flag("shadow_log_size", ("--shadow-log-size",), "Room for one shadow's answers.", "SIZE", "Versions"),
+)
+
 ENGINE = (Flag("engine_name", ("--engine",), "Engine that runs the model.", "NAME", "Tuning"),)
 
-SERVE = (*MODEL, *LORA, *SERVER, *TUNING, *ENGINE, *HOME)
+SERVE = (*MODEL, *LORA, *SERVER, *VERSIONS, *TUNING, *ENGINE, *HOME)

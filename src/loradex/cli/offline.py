@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING
 
 from loradex.adapters.summary import kinds
 from loradex.cli.base import named_base, own_base
-from loradex.client.views import AdapterView, Change, HistoryEntry, InvalidView, KindView, Pinned, Report, VersionView
+from loradex.client.views import (
+    AdapterView,
+    Change,
+    HistoryEntry,
+    InvalidView,
+    KindView,
+    Pinned,
+    Report,
+    Shadow,
+    VersionView,
+)
 from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef
 from loradex.errors import AdapterNotFound, ConfigInvalid, Conflict, LoradexError
 from loradex.registry.registry import AdapterRecord, Registry
@@ -137,6 +147,16 @@ class Offline:
         self._registry.end_canary(name, actor=_actor())
         return self.get(name)
 
+    def shadow(self, name: str, version: int, percent: float = 100.0) -> AdapterView:
+        """Let a version get a copy of part of the requests for the bare name, once a server runs."""
+        self._registry.shadow(name, version, percent, actor=_actor())
+        return self.get(name)
+
+    def end_shadow(self, name: str) -> AdapterView:
+        """End the copies. Raises AdapterNotFound where the name has no shadow."""
+        self._registry.end_shadow(name, actor=_actor())
+        return self.get(name)
+
     def remove(self, name: str, version: int | None = None) -> None:
         """Remove an adapter, or one version of it."""
         self._registry.remove(name, version, actor=_actor())
@@ -193,7 +213,8 @@ def _view(record: AdapterRecord) -> AdapterView:
     )
     created = record.created_at.isoformat()
     aliases, canary = dict(record.aliases), dict(record.canary)
-    return AdapterView(record.name, record.enabled, record.current, created, aliases, versions, canary)
+    shadow = Shadow(record.shadow.version, record.shadow.percent) if record.shadow else None
+    return AdapterView(record.name, record.enabled, record.current, created, aliases, versions, canary, shadow)
 
 
 def _change(ref: AdapterRef, before: AdapterRef | None) -> Change:

@@ -57,7 +57,7 @@ def _row(adapter: AdapterView, each: VersionView) -> Sequence[str]:
     return (
         f"{each.version}{' *' if each.version == adapter.current else ''}",
         ", ".join(alias for alias, at in adapter.aliases.items() if at == each.version),
-        f"{adapter.canary[each.version]:g} %" if each.version in adapter.canary else "",
+        _share(adapter, each.version),
         each.digest[:12],
         str(each.rank),
         human_size(each.bytes),
@@ -65,6 +65,13 @@ def _row(adapter: AdapterView, each: VersionView) -> Sequence[str]:
         each.created_at[:16].replace("T", " "),
         each.source,
     )
+
+
+def _share(adapter: AdapterView, version: int) -> str:
+    shares = [f"{adapter.canary[version]:g} %"] if version in adapter.canary else []
+    if adapter.shadow is not None and adapter.shadow.version == version:
+        shares.append(f"copies of {adapter.shadow.percent:g} %")
+    return ", ".join(shares)
 
 
 def _details(each: VersionView) -> list[tuple[str, str]]:

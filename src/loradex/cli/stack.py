@@ -28,6 +28,7 @@ def make_service(settings: Settings) -> Service:
     from loradex.engine.factory import make_engine
     from loradex.registry.registry import Registry
     from loradex.service.service import Service
+    from loradex.service.trial import Rule
 
     if not settings.engine.model:
         raise ConfigInvalid("No base model is named", hint="loradex serve MODEL, where MODEL is a folder or a hub id")
@@ -41,6 +42,8 @@ def make_service(settings: Settings) -> Service:
         adapter_memory=settings.adapter_memory,
         adapter_host_memory=settings.adapter_host_memory,
         adapter_ttl=settings.adapter_ttl,
+        rule=Rule(settings.rollback_requests, settings.rollback_error_rate, settings.rollback_window),
+        shadow_log_size=settings.shadow_log_size,
         allow_dirs=settings.server.allow_dirs,
         allow_urls=settings.server.allow_urls,
         max_adapter_size=settings.max_adapter_size,
@@ -90,7 +93,7 @@ async def add_adapters(service: Service, settings: Settings, progress: Progress)
         problems = [problem for name, error in refused.items() for problem in _problems(name, error)]
         raise AdapterInvalid(f"{len(refused)} of {len(settings.adapters)} adapters cannot be served", problems)
     for reference in settings.pinned:
-        await service.adapters.pin(reference, actor="serve")
+        await service.residents.pin(reference, actor="serve")
 
 
 def _told(progress: Progress, what: str, stage: str, share: float) -> None:

@@ -12,9 +12,10 @@ import httpx
 
 from loradex.client import wire
 from loradex.client.answer import Answer, Piece
+from loradex.client.jobs import AsyncJobs
 from loradex.client.packing import packed
 from loradex.client.reply import body, read, unreachable
-from loradex.client.views import AdapterView, Change, HistoryEntry, Info, InvalidView, Report, ResidentView
+from loradex.client.views import AdapterView, Change, HistoryEntry, Info, InvalidView, Job, Report, ResidentView
 from loradex.core.adapter import DEFAULT_ALIAS
 
 T = TypeVar("T")
@@ -45,6 +46,7 @@ class AsyncClient:
             trust_env=not wire.is_loopback(self.url),
         )
         self.adapters = AsyncAdapters(self)
+        self.jobs = AsyncJobs(self.send)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -247,6 +249,21 @@ class AsyncAdapters:
         call = wire.upload(name, wire.adding(mode, replace, allow_pickle, canary, sha256))
         return await self._client.send(call, _in_turn(packed(Path(path), told)))
 
+    async def begin_add(
+        self,
+        name: str,
+        path: Path | str,
+        *,
+        mode: str = "drain",
+        replace: bool = True,
+        allow_pickle: bool = False,
+        canary: float | None = None,
+        sha256: str = "",
+    ) -> Job:
+        """Do what `add` does as a job, and return that at once; `client.jobs` follows it."""
+        options = wire.adding(mode, replace, allow_pickle, canary, sha256)
+        return await self._client.send(wire.begin_add(name, str(path), options))
+
     async def check(self, path: Path | str) -> Report:
         """Check the adapter at `path` against the base; nothing is registered."""
         return await self._client.send(wire.check_adapter(str(path)))
@@ -270,6 +287,14 @@ class AsyncAdapters:
     async def end_canary(self, name: str) -> AdapterView:
         """Give all requests back to the version that the name means. Raises AdapterNotFound where no canary runs."""
         return await self._client.send(wire.end_canary(name))
+
+    async def shadow(self, name: str, version: int, percent: float = 100.0) -> AdapterView:
+        """Let a version get a copy of part of the requests for the bare name; its answers are only recorded."""
+        return await self._client.send(wire.shadow(name, version, percent))
+
+    async def end_shadow(self, name: str) -> AdapterView:
+        """End the copies. Raises AdapterNotFound where the name has no shadow."""
+        return await self._client.send(wire.end_shadow(name))
 
     async def remove(self, name: str, version: int | None = None) -> None:
         """Remove an adapter with all its versions, or one version. Raises Conflict where an alias points to it."""

@@ -11,9 +11,10 @@ import httpx
 
 from loradex.client import wire
 from loradex.client.answer import Answer, Piece
+from loradex.client.jobs import Jobs
 from loradex.client.packing import packed
 from loradex.client.reply import body, read, unreachable
-from loradex.client.views import AdapterView, Change, HistoryEntry, Info, InvalidView, Report, ResidentView
+from loradex.client.views import AdapterView, Change, HistoryEntry, Info, InvalidView, Job, Report, ResidentView
 from loradex.core.adapter import DEFAULT_ALIAS
 
 T = TypeVar("T")
@@ -44,6 +45,7 @@ class Client:
             trust_env=not wire.is_loopback(self.url),
         )
         self.adapters = Adapters(self)
+        self.jobs = Jobs(self.send)
 
     def __enter__(self) -> Client:
         return self
@@ -243,6 +245,21 @@ class Adapters:
         call = wire.upload(name, wire.adding(mode, replace, allow_pickle, canary, sha256))
         return self._client.send(call, packed(Path(path), told))
 
+    def begin_add(
+        self,
+        name: str,
+        path: Path | str,
+        *,
+        mode: str = "drain",
+        replace: bool = True,
+        allow_pickle: bool = False,
+        canary: float | None = None,
+        sha256: str = "",
+    ) -> Job:
+        """Do what `add` does as a job, and return that at once; `client.jobs` follows it."""
+        options = wire.adding(mode, replace, allow_pickle, canary, sha256)
+        return self._client.send(wire.begin_add(name, str(path), options))
+
     def check(self, path: Path | str) -> Report:
         """Check the adapter at `path` against the base; nothing is registered."""
         return self._client.send(wire.check_adapter(str(path)))
@@ -266,6 +283,14 @@ class Adapters:
     def end_canary(self, name: str) -> AdapterView:
         """Give all requests back to the version that the name means. Raises AdapterNotFound where no canary runs."""
         return self._client.send(wire.end_canary(name))
+
+    def shadow(self, name: str, version: int, percent: float = 100.0) -> AdapterView:
+        """Let a version get a copy of part of the requests for the bare name; its answers are only recorded."""
+        return self._client.send(wire.shadow(name, version, percent))
+
+    def end_shadow(self, name: str) -> AdapterView:
+        """End the copies. Raises AdapterNotFound where the name has no shadow."""
+        return self._client.send(wire.end_shadow(name))
 
     def remove(self, name: str, version: int | None = None) -> None:
         """Remove an adapter with all its versions, or one version. Raises Conflict where an alias points to it."""

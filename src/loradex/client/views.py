@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from loradex.errors import Problem
+from loradex.errors import LoradexError, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +49,19 @@ class VersionView:
 
 
 @dataclass(frozen=True, slots=True)
+class Shadow:
+    """The version that gets a copy of `percent` of the requests for the bare name."""
+
+    version: int
+    percent: float
+
+
+@dataclass(frozen=True, slots=True)
 class AdapterView:
     """An adapter: its versions, its aliases, and the version that its bare name means now (`current`).
 
     `canary` is the percent of the bare name's requests by version, while several share them; else it is empty.
+    `shadow` is the version that gets copies of them, None where there is none.
     """
 
     name: str
@@ -62,6 +71,7 @@ class AdapterView:
     aliases: Mapping[str, int] = field(default_factory=dict)
     versions: tuple[VersionView, ...] = ()
     canary: Mapping[int, float] = field(default_factory=dict)
+    shadow: Shadow | None = None
 
     @property
     def current_version(self) -> VersionView | None:
@@ -101,6 +111,32 @@ class KindView:
     out_features: int = 0
     ranks: tuple[int, ...] = ()
     scalings: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A long operation; times are UTC in ISO form.
+
+    The state is `running`, `cancelling`, `done` (then there is a `result`), `failed` (then there is an `error`) or
+    `cancelled`. It can be cancelled until its stage is `commit`.
+    """
+
+    id: str
+    kind: str
+    target: str
+    state: str
+    actor: str = ""
+    stage: str = ""
+    progress: float = 0.0
+    created_at: str = ""
+    ended_at: str | None = None
+    result: Change | None = None
+    error: LoradexError | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has come to an end."""
+        return self.ended_at is not None
 
 
 @dataclass(frozen=True, slots=True)

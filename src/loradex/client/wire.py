@@ -16,10 +16,12 @@ from loradex.client.views import (
     HistoryEntry,
     Info,
     InvalidView,
+    Job,
     KindView,
     Pinned,
     Report,
     ResidentView,
+    Shadow,
     VersionView,
 )
 
@@ -75,12 +77,27 @@ def read_adapter(data: Any, _: Mapping[str, str] | None = None) -> AdapterView:
     versions = data.get("versions", ()) if isinstance(data, Mapping) else ()
     shares = data.get("canary") if isinstance(data, Mapping) else None
     canary = {int(version): percent for version, percent in (shares or {}).items()}
-    return _make(AdapterView, data, versions=tuple(_make(VersionView, each) for each in versions), canary=canary)
+    copied = data.get("shadow") if isinstance(data, Mapping) else None
+    shadow = _make(Shadow, copied) if copied else None
+    read = tuple(_make(VersionView, each) for each in versions)
+    return _make(AdapterView, data, versions=read, canary=canary, shadow=shadow)
 
 
 def _read_change(data: Any, _: Mapping[str, str]) -> Change:
     previous = data.get("previous") if isinstance(data, Mapping) else None
     return _make(Change, data, previous=_make(Pinned, previous) if previous else None)
+
+
+def _read_job(data: Any, _: Mapping[str, str]) -> Job:
+    found = data if isinstance(data, Mapping) else {}
+    result = _read_change(found["result"], {}) if found.get("result") else None
+    error = read_error(500, data) if found.get("error") else None
+    return _make(Job, data, result=result, error=error)
+
+
+def _read_jobs(data: Any, _: Mapping[str, str]) -> list[Job]:
+    rows = data.get("jobs", ()) if isinstance(data, Mapping) else ()
+    return [_read_job(each, {}) for each in rows]
 
 
 def _read_report(data: Any, _: Mapping[str, str]) -> Report:
@@ -155,6 +172,27 @@ def upload(name: str, options: Mapping[str, Any]) -> Call[Change]:
     return Call("PUT", _path("adapters", name, "files"), _read_change, params=options)
 
 
+def begin_add(name: str, path: str, options: Mapping[str, Any]) -> Call[Job]:
+    """Begin what `add_adapter` does."""
+    call = add_adapter(name, path, options)
+    return Call(call.method, call.path, _read_job, call.body, {"wait": "false"})
+
+
+def list_jobs() -> Call[list[Job]]:
+    """The jobs that are known, newest first."""
+    return Call("GET", _path("jobs"), _read_jobs)
+
+
+def get_job(job_id: str) -> Call[Job]:
+    """One job."""
+    return Call("GET", _path("jobs", job_id), _read_job)
+
+
+def cancel_job(job_id: str) -> Call[Job]:
+    """Cancel a job."""
+    return Call("DELETE", _path("jobs", job_id), _read_job)
+
+
 def check_adapter(path: str) -> Call[Report]:
     """Check files against the base without registering them."""
     return Call("POST", "/api/adapters:check", _read_report, {"path": path})
@@ -185,6 +223,17 @@ def canary(name: str, shares: Mapping[int, float]) -> Call[AdapterView]:
 def end_canary(name: str) -> Call[AdapterView]:
     """Give all requests back to the version that the name means."""
     return Call("DELETE", _path("adapters", name, "canary"), read_adapter)
+
+
+def shadow(name: str, version: int, percent: float) -> Call[AdapterView]:
+    """Let a version get copies of a name's requests."""
+    body = {"version": version, "percent": percent}
+    return Call("PUT", _path("adapters", name, "shadow"), read_adapter, body)
+
+
+def end_shadow(name: str) -> Call[AdapterView]:
+    """End the copies."""
+    return Call("DELETE", _path("adapters", name, "shadow"), read_adapter)
 
 
 def remove(name: str, version: int | None) -> Call[None]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
 from loradex.server.auth import Actor, may_admin, may_infer
 from loradex.server.body import JsonRoute, ignored
+from loradex.server.jobs import LATER, Verbs
 from loradex.server.state import TheConfig, TheService, refusals
 from loradex.server.wire.adapter import (
     AdapterDetail,
@@ -34,23 +36,32 @@ async def list_adapters(service: TheService) -> AdapterListReply:
     )
 
 
-@router.post("/adapters", dependencies=ADMIN, responses=refusals(400, 403, 404, 409, 502, 503))
+@router.post(
+    "/adapters",
+    dependencies=ADMIN,
+    response_model=ChangeReply,
+    responses={**LATER, **refusals(400, 403, 404, 409, 502, 503)},
+)
 async def add_adapter(
-    body: AddBody, response: Response, service: TheService, config: TheConfig, actor: Actor
-) -> ChangeReply:
+    body: AddBody, response: Response, service: TheService, config: TheConfig, actor: Actor, verbs: Verbs
+) -> ChangeReply | Response:
     """Check, register, load and serve the next version of an adapter; under a new name, the first."""
     response.headers.update(ignored(body, config.strict))
-    change = await service.adapters.add(
+    return await verbs.carry_out(
+        "add",
         body.name,
-        body.path,
-        mode=body.mode,
-        replace=body.replace,
-        allow_pickle=body.allow_pickle,
-        sha256=body.sha256,
-        canary=body.canary,
-        actor=actor,
+        lambda progress: service.adapters.add(
+            body.name,
+            body.path,
+            mode=body.mode,
+            replace=body.replace,
+            allow_pickle=body.allow_pickle,
+            sha256=body.sha256,
+            canary=body.canary,
+            actor=actor,
+            progress=progress,
+        ),
     )
-    return ChangeReply.of(change)
 
 
 @router.post("/adapters:check", dependencies=ADMIN, responses=refusals(400, 403, 404, 502))
@@ -82,14 +93,26 @@ async def adapter_history(name: str, service: TheService) -> HistoryReply:
     return HistoryReply(history=[HistoryRow.of(entry) for entry in reversed(entries)])
 
 
-@router.put("/adapters/{name}/aliases/{alias}", dependencies=ADMIN, responses=refusals(400, 403, 404, 409, 503))
+@router.put(
+    "/adapters/{name}/aliases/{alias}",
+    dependencies=ADMIN,
+    response_model=ChangeReply,
+    responses={**LATER, **refusals(400, 403, 404, 409, 503)},
+)
 async def promote_adapter(
-    name: str, alias: str, body: PromoteBody, response: Response, service: TheService, config: TheConfig, actor: Actor
-) -> ChangeReply:
+    name: str,
+    alias: str,
+    body: PromoteBody,
+    response: Response,
+    service: TheService,
+    config: TheConfig,
+    actor: Actor,
+    verbs: Verbs,
+) -> ChangeReply | Response:
     """Point an alias at a version; `default` is what the bare name means."""
     response.headers.update(ignored(body, config.strict))
-    change = await service.adapters.promote(name, body.version, alias, mode=body.mode, actor=actor)
-    return ChangeReply.of(change)
+    promote = partial(service.adapters.promote, name, body.version, alias, mode=body.mode, actor=actor)
+    return await verbs.carry_out("promote", name, lambda progress: promote(progress=progress))
 
 
 @router.delete("/adapters/{name}/aliases/{alias}", dependencies=ADMIN, responses=refusals(400, 403, 404, 409))
@@ -99,16 +122,23 @@ async def remove_alias(name: str, alias: str, service: TheService, actor: Actor)
     return AdapterReply.of(await service.adapters.get(name))
 
 
-@router.post("/adapters/{name}/rollback", dependencies=ADMIN, responses=refusals(400, 403, 404, 409, 503))
+@router.post(
+    "/adapters/{name}/rollback",
+    dependencies=ADMIN,
+    response_model=ChangeReply,
+    responses={**LATER, **refusals(400, 403, 404, 409, 503)},
+)
 async def rollback_adapter(
     name: str,
     response: Response,
     service: TheService,
     config: TheConfig,
     actor: Actor,
+    verbs: Verbs,
     body: RollbackBody | None = None,
-) -> ChangeReply:
+) -> ChangeReply | Response:
     """Go back to what the name meant before its last change; while a canary runs, end that."""
     asked = body or RollbackBody()
     response.headers.update(ignored(asked, config.strict))
-    return ChangeReply.of(await service.adapters.rollback(name, mode=asked.mode, actor=actor))
+    rollback = partial(service.adapters.rollback, name, mode=asked.mode, actor=actor)
+    return await verbs.carry_out("rollback", name, lambda progress: rollback(progress=progress))

@@ -8,7 +8,19 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from loradex import __version__
-from loradex.server import adapters, chat, completions, errors, models, resident, rollout, system, uploads, vllm_compat
+from loradex.server import (
+    adapters,
+    chat,
+    completions,
+    errors,
+    jobs,
+    models,
+    resident,
+    rollout,
+    system,
+    uploads,
+    vllm_compat,
+)
 from loradex.server.auth import Authenticate, Keys
 from loradex.server.middleware import BodyLimit, Edge
 from loradex.service.service import Service
@@ -36,7 +48,7 @@ def create_app(service: Service, config: ServerConfig) -> FastAPI:
     app.state.config = config
     app.state.open = True
     errors.install(app)
-    for part in (chat, completions, models, vllm_compat, adapters, uploads, rollout, resident, system):
+    for part in (chat, completions, models, vllm_compat, adapters, uploads, rollout, resident, jobs, system):
         app.include_router(part.router)
     # The last one added is the outermost.
     app.add_middleware(Authenticate, keys=Keys(config.infer_keys, config.admin_keys))

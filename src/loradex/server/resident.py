@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import APIRouter, Depends, Response
 
-from loradex.server.auth import may_admin, may_infer
+from loradex.core.adapter import Reference
+from loradex.server.auth import Actor, may_admin, may_infer
 from loradex.server.body import JsonRoute, ignored
+from loradex.server.jobs import LATER, Verbs
 from loradex.server.state import TheConfig, TheService, refusals
 from loradex.server.wire.adapter import AdapterReply
 from loradex.server.wire.resident import ResidentReply, ResidentRow
@@ -34,26 +38,36 @@ async def list_resident(service: TheService) -> ResidentReply:
     )
 
 
-@router.post("/resident", dependencies=[Depends(may_admin)], responses=refusals(400, 403, 404, 503))
-async def load_adapter(body: LoadBody, response: Response, service: TheService, config: TheConfig) -> ChangeReply:
+@router.post(
+    "/resident",
+    dependencies=[Depends(may_admin)],
+    response_model=ChangeReply,
+    responses={**LATER, **refusals(400, 403, 404, 503)},
+)
+async def load_adapter(
+    body: LoadBody, response: Response, service: TheService, config: TheConfig, actor: Actor, verbs: Verbs
+) -> ChangeReply | Response:
     """Make an adapter, or one version of it, resident ahead of its first request."""
     response.headers.update(ignored(body, config.strict))
-    return ChangeReply.of(await service.adapters.load(body.adapter))
+    load = partial(service.residents.load, body.adapter, actor=actor)
+    return await verbs.carry_out("load", body.adapter, lambda progress: load(progress=progress))
 
 
 @router.put("/resident/{name}/pin", dependencies=[Depends(may_admin)], responses=refusals(400, 403, 404, 503))
 async def pin_adapter(name: str, service: TheService) -> ChangeReply:
     """Make an adapter resident, and let it stay so until it is unpinned or the server stops."""
-    return ChangeReply.of(await service.adapters.pin(name))
+    return ChangeReply.of(await service.residents.pin(name))
 
 
 @router.delete("/resident/{name}/pin", dependencies=[Depends(may_admin)], responses=refusals(400, 403, 404))
 async def unpin_adapter(name: str, service: TheService) -> AdapterReply:
     """Let an adapter that was pinned make room for others again."""
-    return AdapterReply.of(await service.adapters.unpin(name))
+    await service.residents.unpin(name)
+    return AdapterReply.of(await service.adapters.get(Reference.parse(name).name))
 
 
 @router.delete("/resident/{name}", dependencies=[Depends(may_admin)], responses=refusals(400, 403, 404, 409))
 async def unload_adapter(name: str, service: TheService) -> AdapterReply:
     """Free an adapter's weights as soon as no answer uses them. Its name goes on to work: it loads again when asked."""
-    return AdapterReply.of(await service.adapters.unload(name))
+    await service.residents.unload(name)
+    return AdapterReply.of(await service.adapters.get(Reference.parse(name).name))

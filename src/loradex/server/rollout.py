@@ -1,4 +1,4 @@
-"""`/api/adapters/{name}/canary`: several versions share a name's requests."""
+"""`/api/adapters/{name}/canary` and `/shadow`: a version gets some of a name's requests, or copies of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from loradex.server.auth import Actor, may_admin
 from loradex.server.body import JsonRoute, ignored
 from loradex.server.state import TheConfig, TheService, refusals
 from loradex.server.wire.adapter import AdapterReply
-from loradex.server.wire.rollout import CanaryBody
+from loradex.server.wire.rollout import CanaryBody, ShadowBody
 
 router = APIRouter(
     prefix="/api/adapters/{name}", tags=["Adapters"], route_class=JsonRoute, dependencies=[Depends(may_admin)]
@@ -32,4 +32,24 @@ async def set_canary(
 async def end_canary(name: str, service: TheService, actor: Actor) -> AdapterReply:
     """Give all requests back to the version that the name means."""
     await service.rollout.end_canary(name, actor=actor)
+    return AdapterReply.of(await service.adapters.get(name))
+
+
+@router.put("/shadow", responses=refusals(400, 403, 404, 503))
+async def set_shadow(
+    name: str, body: ShadowBody, response: Response, service: TheService, config: TheConfig, actor: Actor
+) -> AdapterReply:
+    """Let a version get a copy of part of the requests for the bare name. Its answers are recorded, never returned.
+
+    They are in `shadows/NAME.jsonl` in the server's data folder.
+    """
+    response.headers.update(ignored(body, config.strict))
+    await service.rollout.shadow(name, body.version, body.percent, actor=actor)
+    return AdapterReply.of(await service.adapters.get(name))
+
+
+@router.delete("/shadow", responses=refusals(400, 403, 404))
+async def end_shadow(name: str, service: TheService, actor: Actor) -> AdapterReply:
+    """End the copies."""
+    await service.rollout.end_shadow(name, actor=actor)
     return AdapterReply.of(await service.adapters.get(name))

@@ -117,7 +117,7 @@ async def unload_lora_adapter(body: UnloadLoraBody, service: TheService, config:
     try:
         if "@" in name or not (await service.adapters.get(name)).enabled:
             raise missing
-        await service.adapters.unload(name, disable=True, actor=actor)
+        await service.residents.unload(name, disable=True, actor=actor)
     except (AdapterNotFound, InvalidRequest) as error:
         raise missing from error
     return Response(f"Success: LoRA adapter '{name}' removed successfully.", headers=headers)

@@ -7,27 +7,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace as with_values
 from functools import partial
 
+from loradex.adapters.adapter import Adapter
 from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef, Reference, check_name
 from loradex.engine.base import Engine, Progress
 from loradex.errors import AdapterNotFound, Conflict
-from loradex.registry.records import AdapterRecord, HistoryEntry
+from loradex.registry.records import HistoryEntry
 from loradex.registry.registry import Registry
-from loradex.registry.selecting import select
-from loradex.service.ending import to_the_end
 from loradex.service.intake import Asked, Intake, Source
 from loradex.service.names import Names
 from loradex.service.overview import Overview
-from loradex.service.pins import Pins
 from loradex.service.replace import Mode, Plan, Replacer
 from loradex.service.residency import Residency
 from loradex.service.staging import staged
+from loradex.service.trial import Trials
 from loradex.service.views import AdapterView, Change, Checked
 
 __all__ = ["Adapters", "Mode"]
 
 
 class Adapters:
-    """Add, replace, promote, roll back, load and unload adapters. One change of a name at a time.
+    """Add, replace, promote, roll back and remove adapters. One change of a name at a time.
 
     Every verb raises RegistryFailed when the registry cannot be read or written.
     """
@@ -39,10 +38,10 @@ class Adapters:
         residency: Residency,
         names: Names,
         replacer: Replacer,
-        pins: Pins,
         *,
         intake: Intake,
         overview: Overview,
+        trials: Trials,
         clock: Callable[[], float],
     ) -> None:
         self._registry = registry
@@ -50,9 +49,9 @@ class Adapters:
         self._residency = residency
         self._names = names
         self._replacer = replacer
-        self._pins = pins
         self._intake = intake
         self._overview = overview
+        self._trials = trials
         self._clock = clock
 
     async def add(
@@ -86,7 +85,8 @@ class Adapters:
             canary: percent of the requests for the bare name that the version gets; the name goes on to mean what it
                 means. With 0 only requests that name the version reach it.
             actor: who asks, for the history.
-            progress: told how far the download and the engine's preparation of the files are, from any thread.
+            progress: told every stage, and how far the download and the engine's preparation of the files are, from any
+                thread.
 
         Raises:
             Conflict: the name means the base model, or exists and `replace` is False.
@@ -102,11 +102,15 @@ class Adapters:
             if old is not None and not replace:
                 raise Conflict(f"The adapter `{name}` exists already", hint="Replace it, or choose another name")
             started = self._clock()
+            if progress is not None:
+                progress("check", 0.0)
             async with staged(self._registry, stage) as candidate:
                 seconds = self._clock() - started
                 move = partial(candidate.commit, name, actor, canary)
                 plan = Plan(name, candidate.adapter, move, old, mode, load, progress, also)
                 change = await self._replacer.carry_out(plan)
+            if canary is None:
+                self._look_at(change)
         return with_values(change, stage_seconds=seconds)
 
     async def check(
@@ -144,7 +148,14 @@ class Adapters:
         return await asyncio.to_thread(self._registry.history, name)
 
     async def promote(
-        self, name: str, version: int, alias: str = DEFAULT_ALIAS, *, mode: Mode = "drain", actor: str = ""
+        self,
+        name: str,
+        version: int,
+        alias: str = DEFAULT_ALIAS,
+        *,
+        mode: Mode = "drain",
+        actor: str = "",
+        progress: Progress | None = None,
     ) -> Change:
         """Point an alias at a version; `default` is what the bare name means. The version is made resident first.
 
@@ -158,21 +169,46 @@ class Adapters:
             if alias != DEFAULT_ALIAS:
                 old, also = await self._meaning(Reference(name, alias=alias)), ()
             move = partial(self._registry.promote, name, version, alias, actor=actor)
-            return await self._to_version(ref, move, old, mode, also)
+            plan = partial(Plan, name, move=move, old=old, mode=mode, progress=progress, also=also)
+            change = await self._to_version(ref, plan)
+            if alias == DEFAULT_ALIAS:
+                self._look_at(change)
+        return change
 
-    async def rollback(self, name: str, *, mode: Mode = "drain", actor: str = "") -> Change:
+    async def rollback(
+        self,
+        name: str,
+        *,
+        mode: Mode = "drain",
+        actor: str = "",
+        note: str = "",
+        of: AdapterRef | None = None,
+        progress: Progress | None = None,
+    ) -> Change:
         """Let the bare name mean what it meant before; while a canary runs, end that.
+
+        Args:
+            name: of the adapter.
+            mode: for running answers, as for `add`.
+            actor: who asks, for the history.
+            note: why, for the history.
+            of: only while the name means this version.
+            progress: told every stage.
 
         Raises:
             AdapterNotFound: no such name, or it never meant anything else.
+            Conflict: the name does not mean `of` any more.
             Overloaded, EngineFailed, AdapterDamaged: see `Replacer.carry_out`.
         """
         base = self._engine.info.digest
         async with self._names.alone(name):
             ref = await asyncio.to_thread(self._registry.previous, name, base)
             old, also = await self._answering(name)
-            move = partial(self._registry.rollback, name, actor=actor, base=base)
-            return await self._to_version(ref, move, old, mode, also)
+            if of is not None and of != old:
+                raise Conflict(f"`{name}` does not mean version {of.version} any more")
+            move = partial(self._registry.rollback, name, actor=actor, base=base, note=note)
+            plan = partial(Plan, name, move=move, old=old, mode=mode, progress=progress, also=also)
+            return await self._to_version(ref, plan)
 
     async def remove_alias(self, name: str, alias: str, *, actor: str = "") -> None:
         """Remove an alias.
@@ -184,7 +220,7 @@ class Adapters:
             old = await self._meaning(Reference(name, alias=alias))
             base = self._engine.info.digest
             work = partial(self._registry.remove_alias, name, alias, actor=actor, base=base)
-            await self._change(work, [old] if old else [], name)
+            await self._replacer.change(work, name, [old.digest] if old else [])
 
     async def remove(self, name: str, version: int | None = None, *, actor: str = "") -> None:
         """Remove a version, or the whole name. Running answers finish.
@@ -195,75 +231,8 @@ class Adapters:
         """
         async with self._names.alone(name):
             record = await asyncio.to_thread(self._registry.get, name)
-            gone = [
-                AdapterRef(name, each.version, each.digest)
-                for each in record.versions
-                if version is None or each.version == version
-            ]
-            await self._change(partial(self._registry.remove, name, version, actor=actor), gone, name)
-
-    async def load(self, reference: str, *, actor: str = "") -> Change:
-        """Make the version that `reference` means resident. A name that was disabled is enabled again.
-
-        Raises:
-            InvalidRequest, AdapterNotFound: about the reference.
-            Overloaded, EngineFailed, AdapterDamaged: it could not be loaded; a disabled name stays so.
-        """
-        wanted = Reference.parse(reference)
-        async with self._names.alone(wanted.name):
-            return await self._bring_in(wanted, actor)
-
-    async def pin(self, reference: str, *, actor: str = "") -> Change:
-        """Load what `reference` means, and keep it in the engine until it is unpinned or the service stops.
-
-        A pinned name or alias stays so when it means another version. Raises what `load` does.
-        """
-        wanted = Reference.parse(reference)
-        async with self._names.alone(wanted.name):
-            return await self._bring_in(wanted, actor, pin=True)
-
-    async def unpin(self, reference: str) -> AdapterView:
-        """Let what was pinned as `reference` make room again.
-
-        Raises:
-            InvalidRequest, AdapterNotFound: about the reference; it was not pinned.
-        """
-        wanted = Reference.parse(reference)
-        async with self._names.alone(wanted.name):
-            digest = self._pins.remove(wanted)
-            if digest is None:
-                raise AdapterNotFound(f"`{reference}` is not pinned", hint="See what is with `loradex ps`")
-            await self._replacer.let_go(digest)
-            self._residency.unpinned(digest)
-        return await self.get(wanted.name)
-
-    async def unload(self, reference: str, *, disable: bool = False, actor: str = "") -> AdapterView:
-        """Free the weights as soon as no answer uses them: of every version for a bare name, else of that one.
-
-        Args:
-            reference: which.
-            disable: also take the name out of the model list (vLLM's unload); `add` and `load` bring it back.
-            actor: who asks, for the history.
-
-        Raises:
-            InvalidRequest, AdapterNotFound: about the reference; a disabled name cannot be disabled again.
-            Conflict: it is pinned.
-        """
-        wanted = Reference.parse(reference)
-        async with self._names.alone(wanted.name):
-            record = await asyncio.to_thread(self._registry.get, wanted.name, self._engine.info.digest)
-            bare = wanted == Reference(wanted.name)
-            versions = record.versions if bare else (select(record, wanted),)
-            digests = {version.digest for version in versions}
-            if pinned := sorted(str(each) for digest in digests for each in self._pins.of(digest)):
-                raise Conflict(f"`{pinned[0]}` is pinned", hint=f"Unpin it first: loradex unpin {pinned[0]}")
-            if disable:
-                if not record.enabled:
-                    raise AdapterNotFound(f"The adapter `{wanted.name}` is disabled already")
-                await self._change(partial(self._registry.enable, wanted.name, False, actor=actor))
-            for digest in digests:
-                self._residency.retire(digest)
-        return await self.get(wanted.name)
+            gone = [each.digest for each in record.versions if version is None or each.version == version]
+            await self._replacer.change(partial(self._registry.remove, name, version, actor=actor), name, gone)
 
     def _check_free(self, name: str) -> None:
         if name in self._names.base_names:
@@ -276,61 +245,18 @@ class Adapters:
         except AdapterNotFound:
             return None
 
-    async def _record(self, name: str) -> AdapterRecord | None:
-        try:
-            return await asyncio.to_thread(self._registry.get, name, self._engine.info.digest)
-        except AdapterNotFound:
-            return None
-
     async def _answering(self, name: str) -> tuple[AdapterRef | None, tuple[AdapterRef, ...]]:
         """Return what a bare name means, and what else answers to it in a canary."""
         try:
             meaning = await self._names.meaning(Reference(name), again=True)
         except AdapterNotFound:
             return None, ()
-        return meaning.ref, tuple(meaning.refs.values())
+        return meaning.ref, tuple(meaning.refs[version] for version in meaning.shares)
 
-    async def _to_version(
-        self,
-        ref: AdapterRef,
-        move: Callable[[], AdapterRef],
-        old: AdapterRef | None,
-        mode: Mode,
-        also: tuple[AdapterRef, ...],
-    ) -> Change:
-        adapter = await asyncio.to_thread(self._registry.adapter, ref.digest)
-        return await self._replacer.carry_out(Plan(ref.name, adapter, move, old, mode, also=also))
+    def _look_at(self, change: Change) -> None:
+        """Look at a version that has taken over for a while, and roll it back if it fails."""
+        if change.previous is not None and change.previous != change.ref:
+            self._trials.begin(change.ref, self._clock())
 
-    async def _bring_in(self, wanted: Reference, actor: str, *, pin: bool = False) -> Change:
-        started = self._clock()
-        record = await asyncio.to_thread(self._registry.get, wanted.name, self._engine.info.digest)
-        version = select(record, wanted)
-        lease = await self._residency.acquire(version.digest, name=wanted.name)
-        try:
-            if not record.enabled:
-                await self._change(partial(self._registry.enable, wanted.name, True, actor=actor))
-            self._residency.keep(version.digest)
-            if pin:
-                self._pins.add(wanted, version.digest)
-        finally:
-            lease.release()
-        ref = AdapterRef(wanted.name, version.version, version.digest)
-        return Change(ref=ref, load_seconds=self._clock() - started)
-
-    async def _change(self, work: Callable[[], None], gone: Sequence[AdapterRef] = (), name: str | None = None) -> None:
-        """Do `work` on the registry, then let go of weights that nothing means any more. Not cut short by a cancel.
-
-        Pins of `name` follow what its forms mean afterwards.
-        """
-
-        async def all_of_it() -> None:
-            try:
-                await asyncio.to_thread(work)
-            finally:
-                self._names.forget()
-            if name is not None:
-                self._pins.follow(name, await self._record(name))
-            for ref in gone:
-                await self._replacer.let_go(ref.digest)
-
-        await to_the_end(all_of_it())
+    async def _to_version(self, ref: AdapterRef, plan: Callable[[Adapter], Plan]) -> Change:
+        return await self._replacer.carry_out(plan(await asyncio.to_thread(self._registry.adapter, ref.digest)))

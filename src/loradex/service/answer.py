@@ -27,6 +27,11 @@ class Answer:
         model: the name that answers, as asked: `medical@prod`; for the base its served name.
         mix: the pinned versions that answer; none for the base.
         prompt_tokens: the prompt's token ids.
+        requests: what the engine is asked, one for each answer.
+        shadow: the version that is to get a copy of the request, None for none.
+        text: of the first answer, as far as it has come, where there is a shadow.
+        outcome: how it ended: a reason, or the code of an error; `abort` as long as it has not.
+        seconds: from arrival to the end; 0 before.
     """
 
     def __init__(
@@ -41,20 +46,26 @@ class Answer:
         metrics: Metrics,
         clock: Callable[[], float],
         arrived: float,
+        shadow: AdapterRef | None,
+        ended: Callable[[Answer], None],
     ) -> None:
         self.request_id = request_id
         self.model = model
         self.mix = mix
         self.prompt_tokens = requests[0].tokens
         self._engine = engine
-        self._requests = tuple(requests)
+        self.requests = tuple(requests)
+        self.shadow = shadow
+        self.text = ""
+        self.outcome = "abort"
+        self.seconds = 0.0
+        self._ended = ended
         self._lease = lease
         self._metrics = metrics
         self._clock = clock
         self._arrived = arrived
         self._said: dict[int, float] = {}
         self._output = 0
-        self._outcome = "abort"
         self._closed = False
         self._pumps: list[asyncio.Task[None]] = []
         self._queue: asyncio.Queue[_Item] = asyncio.Queue()
@@ -72,7 +83,7 @@ class Answer:
         """
         if self._pumps or self._closed:
             raise RuntimeError("An answer is read once, before it is closed")
-        for index in range(len(self._requests)):
+        for index in range(len(self.requests)):
             pump = asyncio.create_task(self._pump(index))
             self._pumps.append(pump)
             pump.add_done_callback(partial(self._pump_ended, index))
@@ -90,7 +101,7 @@ class Answer:
                     return
                 error = item.exception()
                 if error is not None:
-                    self._outcome = getattr(error, "code", "internal_error")
+                    self.outcome = getattr(error, "code", "internal_error")
                     raise error
         finally:
             await self.aclose()
@@ -99,8 +110,9 @@ class Answer:
         """Cancel what still runs and give the lease back. Does nothing the second time; safe from any task."""
         if not self._closed:
             self._closed = True
-            seconds = self._clock() - self._arrived
-            self._metrics.ended(self.mix, self._outcome, len(self.prompt_tokens), self._output, seconds)
+            self.seconds = self._clock() - self._arrived
+            self._metrics.ended(self.mix, self.outcome, len(self.prompt_tokens), self._output, self.seconds)
+            self._ended(self)
             for pump in self._pumps:
                 pump.cancel()
             self._release_if_ended()
@@ -110,7 +122,7 @@ class Answer:
     async def _pump(self, index: int) -> None:
         # Nothing is awaited between `begin` and the engine's taking the request, so no switch comes in between. The
         # pumps of one answer take their first step one directly after the other, so all of them begin alike.
-        request = replace(self._requests[index], mix=self._lease.begin(self._requests[index].id))
+        request = replace(self.requests[index], mix=self._lease.begin(self.requests[index].id))
         async with closing(self._engine.generate(request)) as events:
             async for event in events:
                 await self._room.acquire()
@@ -131,10 +143,12 @@ class Answer:
     def _record(self, index: int, event: Event) -> None:
         now = self._clock()
         if isinstance(event, Finished):
-            self._outcome = event.reason
+            self.outcome = event.reason
             self._metrics.finished(event.reason)
             return
         self._output += len(event.token_ids)
+        if self.shadow is not None and index == 0:
+            self.text += event.text
         if index in self._said:
             self._metrics.next_token(self.mix, now - self._said[index])
         else:

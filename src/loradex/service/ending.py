@@ -11,6 +11,9 @@ from loradex.core.event import Event
 
 T = TypeVar("T")
 
+EFFECT = "commit"
+"""The stage of a verb, as progress is told, from which on it takes effect and is not cancelled any more."""
+
 
 async def to_the_end(work: Awaitable[T]) -> T:
     """Run `work` to its end even when the caller is cancelled meanwhile; the cancellation comes through afterwards.

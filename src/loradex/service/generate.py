@@ -13,6 +13,7 @@ from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
 from loradex.engine.base import Engine
 from loradex.errors import AdapterDamaged, AdapterNotFound, InvalidRequest, LoradexError
+from loradex.service.aftermath import Aftermath
 from loradex.service.answer import Answer
 from loradex.service.fit import fit, seeded
 from loradex.service.metrics import Metrics
@@ -63,12 +64,19 @@ class Generator:
     """Begins answers."""
 
     def __init__(
-        self, engine: Engine, names: Names, mixing: Mixing, metrics: Metrics, clock: Callable[[], float]
+        self,
+        engine: Engine,
+        names: Names,
+        mixing: Mixing,
+        metrics: Metrics,
+        aftermath: Aftermath,
+        clock: Callable[[], float],
     ) -> None:
         self._engine = engine
         self._names = names
         self._mixing = mixing
         self._metrics = metrics
+        self._aftermath = aftermath
         self._clock = clock
 
     def asked(self, ask: Ask) -> Mix[Reference]:
@@ -100,13 +108,15 @@ class Generator:
             picked, lease = await self._lease(ask, asked, picked)
         except LoradexError as error:
             self._metrics.refused(mix, error.code)
+            self._aftermath.refused(mix, error.code)
             raise
         # From here to the return nothing is awaited, so the lease cannot be lost to a cancellation.
         own = uuid.uuid4().hex
+        mix = asked.map(picked.__getitem__)
         return Answer(
             ask.request_id or f"req-{own}",
             str(asked) if asked.members else self._engine.info.id,
-            asked.map(picked.__getitem__),
+            mix,
             engine=self._engine,
             requests=[
                 GenerateRequest(f"{own}-{i}", tokens, seeded(sampling, i), priority=ask.priority) for i in range(ask.n)
@@ -115,6 +125,8 @@ class Generator:
             metrics=self._metrics,
             clock=self._clock,
             arrived=arrived,
+            shadow=self._aftermath.shadow_of(asked, mix),
+            ended=self._aftermath.ended,
         )
 
     async def _pick(self, ask: Ask, asked: Mix[Reference], *, again: bool = False) -> dict[Reference, AdapterRef]:

@@ -43,6 +43,10 @@ class Metrics:
         self._prompt = self._counter("loradex_prompt_tokens", f"Tokens of prompts{mixed}", by_version)
         self._output = self._counter("loradex_output_tokens", f"Tokens of answers{mixed}", by_version)
         self._replaces = self._counter("loradex_adapter_replaces", "Versions replaced under a name", ("mode",))
+        self._rollbacks = self._counter(
+            "loradex_adapter_rollbacks", "Versions rolled back because they failed", by_version
+        )
+        self._copies = self._counter("loradex_shadow_requests", "Copies for a shadow", (*by_version, "outcome"))
         for mode in ("drain", "immediate"):
             self._replaces.labels(mode)  # so that the series are there, at 0, before the first replace
         self._first = self._histogram("loradex_time_to_first_token_seconds", "Arrival to first token", by_version)
@@ -104,6 +108,14 @@ class Metrics:
     def replaced(self, mode: str) -> None:
         """Count a replace."""
         self._replaces.labels(mode).inc()
+
+    def rolled_back(self, ref: AdapterRef) -> None:
+        """Count a version that was rolled back because it failed."""
+        self._rollbacks.labels(*_capped(ref, self._seen, MAX_LABELS)).inc()
+
+    def shadowed(self, ref: AdapterRef, outcome: str) -> None:
+        """Count a copy for the shadow `ref`: `answered`, `failed`, or `dropped` because others were waiting."""
+        self._copies.labels(*_capped(ref, self._seen, MAX_LABELS), outcome).inc()
 
     def _totals(self, model: str) -> Iterator[Metric]:
         """Yield what vLLM counts over all requests of a base model."""

@@ -121,6 +121,10 @@ class Names:
                 self._meanings[key] = found
         return found
 
+    def known(self, reference: Reference) -> Meaning | None:
+        """Return what is remembered of a reference."""
+        return self._meanings.get(str(reference))
+
     def records(self) -> list[AdapterRecord]:
         """Return every adapter that has versions for this base, by name. Reads the registry where need be."""
         if self._clock() - self._since > FRESH_SECONDS:

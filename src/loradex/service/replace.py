@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,7 +35,7 @@ from loradex.errors import AdapterNotFound, EngineFailed, LoradexError, Registry
 from loradex.registry.records import AdapterRecord
 from loradex.registry.registry import Registry
 from loradex.registry.selecting import select
-from loradex.service.ending import closing, to_the_end
+from loradex.service.ending import EFFECT, closing, to_the_end
 from loradex.service.metrics import Metrics
 from loradex.service.names import Names
 from loradex.service.pins import Pins
@@ -60,7 +60,7 @@ class Plan:
         old: what the name means now, None for nothing.
         mode: `drain` lets running answers finish on the old weights, `immediate` switches them.
         load: make the new weights resident first; `immediate` always does.
-        progress: told how far the preparation is.
+        progress: told every stage, and how far the preparation is.
         also: what else answers to the name now, in a canary.
     """
 
@@ -72,6 +72,11 @@ class Plan:
     load: bool = True
     progress: Progress | None = None
     also: tuple[AdapterRef, ...] = ()
+
+    def tell(self, stage: str) -> None:
+        """Say what begins now."""
+        if self.progress is not None:
+            self.progress(stage, 0.0)
 
 
 class Replacer:
@@ -108,6 +113,7 @@ class Replacer:
         self._residency.require(plan.adapter)
         await to_the_end(self._prepare(plan))
         if not plan.load and plan.mode == "drain":
+            plan.tell(EFFECT)
             return await to_the_end(self._move_over(plan))
         started = self._clock()
         digest = plan.adapter.digest
@@ -115,10 +121,13 @@ class Replacer:
         moved_over = False
         lease = None
         try:
+            plan.tell("load")
             lease = await self._residency.acquire(digest, name=plan.name, adapter=plan.adapter)
+            plan.tell("warm")
             await self._warm(digest)
             seconds = self._clock() - started
             moved_over = True
+            plan.tell(EFFECT)
             change = await to_the_end(self._move_over(plan))
         except BaseException:
             if fresh and not (moved_over and await self._is_meant(digest)):
@@ -146,6 +155,30 @@ class Replacer:
             if fresh:
                 await to_the_end(self.let_go(digest))
             raise
+
+    async def change(self, work: Callable[[], object], name: str = "", gone: Sequence[str] = ()) -> None:
+        """Do `work` on the registry, then let go of weights that nothing means any more. Not cut short by a cancel.
+
+        Args:
+            work: the change; runs in a thread.
+            name: whose forms may mean other versions afterwards; its pins follow them.
+            gone: digests that the change may have taken the meaning from.
+
+        Raises:
+            LoradexError: whatever `work` raises.
+        """
+
+        async def all_of_it() -> None:
+            try:
+                await asyncio.to_thread(work)
+            finally:
+                self._names.forget()
+            if name:
+                self._pins.follow(name, await asyncio.to_thread(self._record, name))
+            for digest in gone:
+                await self.let_go(digest)
+
+        await to_the_end(all_of_it())
 
     async def let_go(self, digest: str) -> None:
         """Free weights once nobody holds them, unless some name still means them or they are pinned."""
@@ -198,6 +231,12 @@ class Replacer:
             return ref, self._registry.get(plan.name, self._engine.info.digest)
         return ref, None  # then nobody can be said to follow
 
+    def _record(self, name: str) -> AdapterRecord | None:
+        try:
+            return self._registry.get(name, self._engine.info.digest)
+        except AdapterNotFound:
+            return None
+
     async def _switch(self, old: AdapterRef, new: AdapterRef, record: AdapterRecord | None) -> int:
         try:
             return await self._residency.move(old.digest, new.digest, partial(_means, record, new.digest))
@@ -209,7 +248,7 @@ class Replacer:
             ) from error
 
     async def _is_meant(self, digest: str) -> bool:
-        """Return whether the bare form, a canary or an alias of an enabled name means these weights.
+        """Return whether the bare form, an alias, a canary or a shadow of an enabled name means these weights.
 
         A registry that cannot be read counts as no: weights that were freed too early are loaded again on demand.
         """
@@ -219,6 +258,7 @@ class Replacer:
             return False
         for record in records:
             numbers = {record.current, *record.aliases.values(), *record.canary} if record.enabled else set()
+            numbers |= {record.shadow.version} if record.enabled and record.shadow else set()
             if any(version.version in numbers and version.digest == digest for version in record.versions):
                 return True
         return False

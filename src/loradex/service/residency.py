@@ -173,10 +173,10 @@ class Residency:
         self._advance()
         return moved
 
-    def grantable(self, digest: str) -> bool:
-        """Return whether `acquire` would return at once."""
+    def grantable(self, digest: str, *, spare: bool = False) -> bool:
+        """Return whether `acquire` would return at once; with `spare`, only while nobody waits for anything."""
         entry = self._entries.get(digest)
-        return entry is not None and entry.grantable and not self._stopped
+        return entry is not None and entry.grantable and not self._stopped and not (spare and self._waiting)
 
     def known(self, digest: str) -> bool:
         """Return whether the weights take a slot: resident, or on their way in or out."""

@@ -12,24 +12,21 @@ from loradex.engine.base import Engine
 from loradex.registry.records import AdapterRecord
 from loradex.registry.registry import Registry
 from loradex.registry.selecting import select
-from loradex.service.ending import to_the_end
 from loradex.service.names import Names
-from loradex.service.pins import Pins
 from loradex.service.replace import Replacer
 
 
 class Rollout:
-    """Canaries. Answers that run finish on the version they began with.
+    """Canaries and shadows. Answers that run finish on the version they began with.
 
     Every verb raises RegistryFailed when the registry cannot be read or written.
     """
 
-    def __init__(self, registry: Registry, engine: Engine, names: Names, replacer: Replacer, pins: Pins) -> None:
+    def __init__(self, registry: Registry, engine: Engine, names: Names, replacer: Replacer) -> None:
         self._registry = registry
         self._engine = engine
         self._names = names
         self._replacer = replacer
-        self._pins = pins
 
     async def canary(self, name: str, shares: Shares, *, actor: str = "") -> None:
         """Let versions share the requests for the bare name; all of them are made resident first.
@@ -68,18 +65,31 @@ class Rollout:
             work = partial(self._registry.end_canary, name, version, **given)
             await self._change(before, work)
 
+    async def shadow(self, name: str, version: int, percent: float = 100.0, *, actor: str = "") -> None:
+        """Let a version get a copy of `percent` of the requests for the bare name; its answers are only recorded.
+
+        Raises:
+            AdapterNotFound: no such name or version.
+            InvalidRequest: that is no percentage.
+            Overloaded, EngineFailed, AdapterDamaged: the version cannot be made resident. Nothing has changed.
+        """
+        async with self._names.alone(name):
+            before = await asyncio.to_thread(self._registry.get, name, self._engine.info.digest)
+            await self._replacer.try_out(name, select(before, Reference(name, version=version)).digest)
+            await self._change(before, partial(self._registry.shadow, name, version, percent, actor=actor))
+
+    async def end_shadow(self, name: str, *, actor: str = "") -> None:
+        """End the copies.
+
+        Raises:
+            AdapterNotFound: no such name, or it has no shadow.
+        """
+        base = self._engine.info.digest
+        async with self._names.alone(name):
+            before = await asyncio.to_thread(self._registry.get, name, base)
+            await self._change(before, partial(self._registry.end_shadow, name, actor=actor, base=base))
+
     async def _change(self, before: AdapterRecord, work: Callable[[], object]) -> None:
-        """Do `work` on the registry, then let go of weights that nothing means any more. Not cut short by a cancel."""
-
-        async def all_of_it() -> None:
-            try:
-                await asyncio.to_thread(work)
-            finally:
-                self._names.forget()
-            base = self._engine.info.digest
-            self._pins.follow(before.name, await asyncio.to_thread(self._registry.get, before.name, base))
-            for version in before.versions:
-                if version.version in before.canary or version.version == before.current:
-                    await self._replacer.let_go(version.digest)
-
-        await to_the_end(all_of_it())
+        numbers = {before.current, *before.canary, *((before.shadow.version,) if before.shadow else ())}
+        answering = [version.digest for version in before.versions if version.version in numbers]
+        await self._replacer.change(work, before.name, answering)

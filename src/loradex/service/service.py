@@ -15,9 +15,12 @@ from loradex.errors import EngineStopped, ModelNotFound
 from loradex.registry.registry import Registry
 from loradex.registry.sources.access import Access
 from loradex.service.adapters import Adapters
+from loradex.service.aftermath import Aftermath
 from loradex.service.budget import Budget
 from loradex.service.generate import Answer, Ask, Generator
 from loradex.service.intake import MAX_ADAPTER_SIZE, Intake
+from loradex.service.jobs import Jobs
+from loradex.service.journal import FOLDER, Journal
 from loradex.service.lookup import Lookup, Resolver
 from loradex.service.metrics import Metrics
 from loradex.service.mixing import Mixing
@@ -26,9 +29,15 @@ from loradex.service.overview import Overview
 from loradex.service.pins import Pins
 from loradex.service.replace import Replacer
 from loradex.service.residency import Residency
+from loradex.service.residents import Residents
 from loradex.service.rollout import Rollout
+from loradex.service.shadow import Shadows
+from loradex.service.trial import Rule, Trials
 from loradex.service.views import ModelCard
 from loradex.service.watch import Watcher
+
+DEFAULT_RULE = Rule()
+SHADOW_LOG_SIZE = 64 << 20
 
 
 class Service:
@@ -52,6 +61,8 @@ class Service:
         adapter_ttl: seconds after which an adapter that nobody asks for leaves the engine; None lets it stay.
         max_queue_seconds: longest wait for room, of requests and of replaces.
         fair_seconds: a request that has waited so long for room closes some to newcomers.
+        rule: when a version that fails is rolled back.
+        shadow_log_size: bytes that the recorded answers of one name's shadow may take.
         clock: seconds from any start, for measurements.
     """
 
@@ -73,6 +84,8 @@ class Service:
         resolvers: Sequence[Resolver] = (),
         max_queue_seconds: float = 30.0,
         fair_seconds: float = 1.0,
+        rule: Rule = DEFAULT_RULE,
+        shadow_log_size: int = SHADOW_LOG_SIZE,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.registry = registry
@@ -96,9 +109,9 @@ class Service:
         )
         self._names = Names(registry, lambda: engine.info, clock)
         mixing = Mixing(self.residency, self._read, max_loras, max_queue_seconds)
-        self._generator = Generator(engine, self._names, mixing, self.metrics, clock)
         replacer = Replacer(registry, engine, self.residency, self._names, pins, self.metrics, clock)
-        self.rollout = Rollout(registry, engine, self._names, replacer, pins)
+        self.rollout = Rollout(registry, engine, self._names, replacer)
+        trials = Trials(rule)
         access = Access(tuple(allow_dirs), tuple(allow_urls))
         self.adapters = Adapters(
             registry,
@@ -106,13 +119,19 @@ class Service:
             self.residency,
             self._names,
             replacer,
-            pins,
             intake=Intake(registry, engine, max_lora_rank, access, max_adapter_size),
             overview=Overview(engine, self.residency, self.metrics.traffic),
+            trials=trials,
             clock=clock,
         )
+        journal = Journal(registry.home / FOLDER, shadow_log_size)
+        shadows = Shadows(engine, self.residency, journal, self.metrics, clock)
+        self._aftermath = Aftermath(self._names, self.adapters, self.rollout, trials, shadows, self.metrics, clock)
+        self._generator = Generator(engine, self._names, mixing, self.metrics, self._aftermath, clock)
         self.watcher = Watcher(self.adapters, watch, settle_seconds, clock)
         self._lookup = Lookup(self.adapters, tuple(resolvers), clock)
+        self.residents = Residents(registry, engine, self.residency, self._names, replacer, pins, clock)
+        self.jobs = Jobs()
         self._ready = False
 
     @property
@@ -145,6 +164,8 @@ class Service:
         """Refuse what waits, abort what runs and stop the engine. Does nothing the second time."""
         self._ready = False
         await self.watcher.stop()
+        await self.jobs.stop()
+        await self._aftermath.stop()
         await self.residency.stop()
         await self.engine.stop()
 

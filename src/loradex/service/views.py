@@ -10,7 +10,7 @@ from typing import Literal
 from loradex.adapters.check import CheckReport
 from loradex.core.adapter import AdapterRef
 from loradex.core.canary import Shares
-from loradex.registry.records import AdapterRecord, VersionRecord
+from loradex.registry.records import AdapterRecord, Shadow, VersionRecord
 from loradex.service.traffic import NO_TRAFFIC, Traffic
 from loradex.service.usage import UNUSED, Usage
 
@@ -109,6 +109,11 @@ class AdapterView:
     def canary(self) -> Shares:
         """Percent of the requests for the bare name by version while a canary runs; else empty."""
         return self.record.canary
+
+    @property
+    def shadow(self) -> Shadow | None:
+        """The version that gets copies of the requests, None where there is none."""
+        return self.record.shadow
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from loradex.engine.local.change import Weights
 from loradex.engine.local.pack import BadPack, Pack, open_pack, pack_name, read_ahead, write_pack
 from loradex.engine.local.team import alone
 from loradex.engine.local.weights import Contents, read_contents
-from loradex.errors import AdapterDamaged
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +173,7 @@ class Loader:
         try:
             with temporary.open("xb") as file:
                 write_pack(file, adapter, self._dtype, pause)
-        except (OSError, AdapterDamaged):
+        except BaseException:
             temporary.unlink(missing_ok=True)
             raise
         return temporary

@@ -101,6 +101,13 @@ class VersionDetail(VersionReply):
         return super().of(state, config=dict(state.record.config), **more)
 
 
+class ShadowReply(BaseModel):
+    """The version that gets a copy of `percent` of the requests."""
+
+    version: int
+    percent: float
+
+
 class AdapterReply(BaseModel):
     """A name, its aliases and its versions, oldest first.
 
@@ -113,6 +120,7 @@ class AdapterReply(BaseModel):
     created_at: datetime
     aliases: dict[str, int]
     canary: dict[int, float]
+    shadow: ShadowReply | None
     versions: Sequence[VersionReply]
 
     @classmethod
@@ -125,6 +133,7 @@ class AdapterReply(BaseModel):
             created_at=view.created_at,
             aliases=dict(view.aliases),
             canary=dict(view.canary),
+            shadow=ShadowReply(version=view.shadow.version, percent=view.shadow.percent) if view.shadow else None,
             versions=cls._versions(view),
         )
 

@@ -9,8 +9,16 @@ from pydantic import Field
 from loradex.core.adapter import MAX_VERSION
 from loradex.errors import InvalidRequest
 from loradex.server.body import Body
+from loradex.server.wire.verbs import VersionNumber
 
 Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class ShadowBody(Body):
+    """The version that gets a copy of part of the requests."""
+
+    version: VersionNumber
+    percent: Annotated[float, Field(gt=0, le=100)] = 100.0
 
 
 class CanaryBody(Body):
