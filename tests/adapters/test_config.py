@@ -52,7 +52,6 @@ def test_rslora_takes_the_rank_of_the_module() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"target_parameters": ["experts.gate_up_proj"]},
         {"layer_replication": [[0, 2], [1, 2]]},
         {"alora_invocation_tokens": [1, 2]},
         {"use_qalora": True},
@@ -73,6 +72,15 @@ def test_training_on_a_changed_base_is_refused(init: object) -> None:
     (what,) = problems(init_lora_weights=init)
     assert f"`init_lora_weights` is {init if isinstance(init, str) else str(init)!r}".split()[0] in what
     assert str(init) in what
+
+
+def test_only_experts_may_have_pairs_on_parameters() -> None:
+    parse(target_parameters=["mlp.experts.gate_up_proj", "down_proj"])
+    (what,) = problems(target_parameters=["experts.down_proj", "experts.gate_up_proj_bias", "q_proj.weight"])
+    assert what == (
+        "`target_parameters` names `experts.gate_up_proj_bias`, `q_proj.weight`; served are the gate_up_proj and "
+        "down_proj of experts"
+    )
 
 
 @pytest.mark.parametrize("init", [True, False, None, "gaussian", "eva", "orthogonal", "mica"])
@@ -127,6 +135,8 @@ def test_a_missing_method_is_said() -> None:
         {"use_dora": "yes"},
         {"lora_bias": 1},
         {"modules_to_save": {"lm_head": 1}},
+        {"target_parameters": "experts.down_proj"},
+        {"target_parameters": [3]},
         {"trainable_token_indices": [-1]},
         {"trainable_token_indices": {"embed_tokens": 3}},
     ],

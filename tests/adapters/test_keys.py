@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradex.adapters.keys import Key, canonical, kind, parse_extra, parse_key
+from loradex.adapters.keys import Key, canonical, kind, parse_extra, parse_key, stacked
 
 Q = "model.layers.0.self_attn.q_proj"
 
@@ -69,6 +69,20 @@ def test_other_tensors_mean_a_module_and_what_they_do_for_it(name: str, meaning:
 )
 def test_a_language_model_within_another_is_named_as_by_itself(module: str, alone: str) -> None:
     assert canonical(module) == alone == canonical(alone)
+
+
+def test_wrappers_of_experts_stand_for_their_parameters() -> None:
+    one, two = "m.0.experts", "m.1.experts"
+    modules = {one, f"{one}.base_layer", two, "m.0.q_proj"}
+    both = ("gate_up_proj", "down_proj")
+    targets = ["0.experts.gate_up_proj", "experts.down_proj"]
+    assert stacked(modules, targets, both) == {
+        f"{one}.base_layer": f"{one}.gate_up_proj",
+        one: f"{one}.down_proj",
+        two: f"{two}.down_proj",
+    }
+    assert stacked(modules, ["perts.down_proj"], both) == {}
+    assert stacked({one}, targets, both) == {}
 
 
 def test_the_kind_is_the_last_part_that_is_no_number() -> None:

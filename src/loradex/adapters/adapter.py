@@ -13,7 +13,9 @@ class LoraLayer:
     """The low-rank pair of one linear: `y += scaling * (x A^T) B^T`.
 
     `a` names the tensor `[rank, in_features]`, `b` the tensor `[out_features, rank]` in the weights file. In the pair
-    of an `embedding` the inputs are the vocabulary, and a token takes its column of A.
+    of an `embedding` the inputs are the vocabulary, and a token takes its column of A. For a parameter that stacks the
+    weights of `experts`, the tensors hold a pair for each: `[experts * rank, in_features]`, expert by expert, and
+    `[out_features, rank * experts]`, in which the expert changes fastest.
     """
 
     module: str
@@ -24,6 +26,12 @@ class LoraLayer:
     a: str
     b: str
     embedding: bool = False
+    experts: int = 0
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return max(1, self.experts) * self.rank * (self.in_features + self.out_features)
 
 
 Role = Literal["magnitude", "pair_bias", "tokens", "weight", "bias", "base_weight"]
@@ -55,7 +63,7 @@ class Adapter:
     Attributes:
         digest: SHA-256, in hexadecimal, over configuration and weights.
         path: folder with `adapter_config.json` and `adapter_model.safetensors`.
-        layers: one entry for each adapted linear or embedding, by the module path of the base model.
+        layers: one entry for each adapted linear, embedding or stack of experts, by its path in the base model.
         rank: the largest rank in it.
         parameters: number of weights.
         bytes: size of the weights file.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from loradex.errors import AdapterInvalid, ConfigInvalid, FilesNotFound
 _HEADS = frozenset(("lm_head", "embed_out", "output", "output_layer", "score", "classifier"))
 _EMBEDDINGS = frozenset(("wte", "wpe", "tok_embeddings", "word_embeddings", "position_embeddings", "shared"))
 _TOKENS = ("embed_tokens", "wte", "tok_embeddings", "word_embeddings", "embed_in", "shared")
+_EXPERT = re.compile(r"(.+\.experts)\.\d+\.(gate|up|down)_proj\.weight")
 _ROUTERS = frozenset(("gate", "router"))
 
 # Families whose linears are `Conv1D`: their weights lie as [in, out].
@@ -126,9 +128,25 @@ def _parameters(tensors: Mapping[str, TensorInfo], kind: str) -> dict[str, tuple
         if parameter in ("weight", "bias") and len(info.shape) in (1, 2) and ".experts." not in module:
             is_head = module in _HEADS
             found[f"{canonical(module if is_head else outer + module)}.{parameter}"] = info.shape
+    found |= _experts(tensors, outer)
     embedding, head = _ends(found)
     if embedding and f"{head}.weight" not in found:  # tied: it has the embedding's weights
         found[f"{head}.weight"] = found[f"{embedding}.weight"]
+    return found
+
+
+def _experts(tensors: Mapping[str, TensorInfo], outer: str) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the stacks that transformers makes of experts that lie one by one in the checkpoint."""
+    single: dict[str, dict[str, list[tuple[int, ...]]]] = {}
+    for name, info in tensors.items():
+        if match := _EXPERT.fullmatch(name):
+            single.setdefault(canonical(outer + match[1]), {}).setdefault(match[2], []).append(info.shape)
+    found: dict[str, tuple[int, ...]] = {}
+    for experts, shapes in single.items():
+        if {"gate", "up", "down"} == shapes.keys():
+            (inner, width), count = shapes["gate"][0], len(shapes["gate"])
+            found[f"{experts}.gate_up_proj"] = (count, 2 * inner, width)
+            found[f"{experts}.down_proj"] = (count, *shapes["down"][0])
     return found
 
 

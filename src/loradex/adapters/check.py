@@ -140,6 +140,9 @@ def _modules(adapter: Adapter, base: ModelInfo) -> list[Problem]:
 
 
 def _target(layer: LoraLayer, base: ModelInfo) -> LinearShape | None:
+    if layer.experts:
+        shape = base.parameters.get(layer.module, ())
+        return LinearShape(shape[2], shape[1]) if shape[:1] == (layer.experts,) else None
     return base.target(layer.module) if layer.embedding == (layer.module == base.embedding) else None
 
 

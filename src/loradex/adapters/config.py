@@ -26,6 +26,7 @@ class LoraConfig:
         base_model: what it calls its base, or None.
         target_modules: what training was told to adapt; the tensors in the file are what counts.
         use_dora, lora_bias: every pair has a magnitude, or a bias.
+        target_parameters: ends of the paths of stacked experts' weights that have pairs.
         modules_to_save: ends of the paths of modules that are replaced whole.
         token_indices: ids of the tokens whose embeddings were trained, by the end of a module's path; of the embedding
             under an empty one.
@@ -41,6 +42,7 @@ class LoraConfig:
     target_modules: str | tuple[str, ...]
     use_dora: bool
     lora_bias: bool
+    target_parameters: tuple[str, ...]
     modules_to_save: tuple[str, ...]
     token_indices: Mapping[str, tuple[int, ...]]
     raw: Mapping[str, Any]
@@ -134,6 +136,7 @@ def _read(raw: dict[str, Any]) -> tuple[LoraConfig | None, tuple[Problem, ...]]:
         target_modules=targets if isinstance(targets, str) else tuple(targets),
         use_dora=bool(raw.get("use_dora")),
         lora_bias=bool(raw.get("lora_bias")),
+        target_parameters=tuple(raw.get("target_parameters") or ()),
         modules_to_save=_names(raw.get("modules_to_save")),
         token_indices=_tokens(raw.get("trainable_token_indices")),
         raw=raw,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from loradex.adapters.adapter import Role
+
+_WRAPPED = ".base_layer"
 
 PREFIX = "base_model.model."
 
@@ -76,6 +79,23 @@ def canonical(module: str) -> str:
     Adapters of one base are saved under either, as it was loaded with or without its other senses.
     """
     return _LANGUAGE_HEAD.sub("", _LANGUAGE.sub("model.", module))
+
+
+def stacked(modules: Iterable[str], targets: Sequence[str], parameters: Sequence[str]) -> dict[str, str]:
+    """Return which parameter of a module of experts each path among `modules` stands for, if any.
+
+    PEFT wraps the module once for each of its `parameters` that `targets` (ends of paths) name, the first innermost:
+    its tensors lie under `experts.base_layer`, those of the last under `experts`.
+    """
+    depths: dict[str, list[str]] = {}
+    for module in sorted(modules, key=len, reverse=True):
+        depths.setdefault(module.replace(_WRAPPED, ""), []).append(module)
+    found: dict[str, str] = {}
+    for experts, paths in depths.items():
+        names = [name for name in parameters if any(f".{experts}.{name}".endswith(f".{each}") for each in targets)]
+        if len(names) == len(paths):
+            found |= {path: f"{experts}.{name}" for path, name in zip(paths, names, strict=True)}
+    return found
 
 
 def kind(module: str) -> str:

@@ -17,15 +17,17 @@ HARMLESS = frozenset(
         *("exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout", "fan_in_fan_out", "bias"),
         *("init_lora_weights", "runtime_config", "ensure_weight_tying", "qalora_group_size", "megatron_config"),
         *("megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config"),
-        *("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices"),
+        *("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices", "target_parameters"),
     )
 )
+
+EXPERTS = ("gate_up_proj", "down_proj")
+"""The stacked weights of experts that may have pairs, in the order in which PEFT wraps them."""
 
 _PLAIN = "Train again with plain LoRA"
 _MERGE = "Merge it into the base with PEFT's `merge_and_unload` and serve the result, or train again without it"
 
 _REFUSED: Mapping[str, tuple[str, str]] = {
-    "target_parameters": ("bare parameters are adapted, not linears, which is not served", _PLAIN),
     "layer_replication": ("layers of the base are repeated, so its shape is another model's", _MERGE),
     "alora_invocation_tokens": ("the adapter acts only after its invocation tokens, which is not served", _PLAIN),
     "use_qalora": ("QALoRA pools the inputs of the pair, which is not served", _PLAIN),
@@ -58,10 +60,18 @@ def refused(config: Mapping[str, Any]) -> list[Problem]:
         what = f"Options that are not known are set, so their effect would be lost in silence: {listed(unknown)}"
         fix = "Remove them from adapter_config.json if they have no effect on inference"
         problems.append(Problem("unsupported_option", what, fix))
+    if strange := [each for each in _parameters(config) if each.rpartition(".")[2] not in EXPERTS]:
+        what = f"`target_parameters` names {listed(strange)}; served are the {' and '.join(EXPERTS)} of experts"
+        problems.append(Problem("unsupported_option", what, "Adapt the others as linears, by `target_modules`"))
     if config.get("use_dora") and config.get("lora_bias"):
         what = "`use_dora` and `lora_bias` are both set, which PEFT itself does not compute"
         problems.append(Problem("unsupported_option", what, "Train again with one of them"))
     return problems + _initialisation(config.get("init_lora_weights"))
+
+
+def _parameters(config: Mapping[str, Any]) -> list[str]:
+    found = config.get("target_parameters")
+    return found if isinstance(found, list) and _is_names(found) else []
 
 
 def _initialisation(value: Any) -> list[Problem]:
@@ -113,6 +123,7 @@ TYPES: Mapping[str, tuple[Check, str]] = {
     "use_dora": (_is_switch, "true or false"),
     "lora_bias": (_is_switch, "true or false"),
     "modules_to_save": (_is_names, "a list of names"),
+    "target_parameters": (lambda value: not isinstance(value, str) and _is_names(value), "a list of names"),
     "trainable_token_indices": (_is_tokens, "a list of token ids, or a table of module to such a list"),
     "target_modules": (_is_names, "a name, a pattern or a list of names"),
     "exclude_modules": (_is_names, "a name, a pattern or a list of names"),

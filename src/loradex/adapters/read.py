@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loradex.adapters.adapter import Adapter, LoraLayer
@@ -12,8 +12,9 @@ from loradex.adapters.digest import digest_files
 from loradex.adapters.extras import Extras, read_extras
 from loradex.adapters.files import MAX_WEIGHTS_BYTES, AdapterFiles, find_files
 from loradex.adapters.header import Header, read_header
-from loradex.adapters.keys import Key, canonical, parse_key
+from loradex.adapters.keys import Key, canonical, parse_key, stacked
 from loradex.adapters.listing import listed
+from loradex.adapters.options import EXPERTS
 from loradex.adapters.values import DTYPES
 from loradex.errors import AdapterInvalid, FilesNotFound, Problem
 
@@ -77,8 +78,7 @@ def examine(files: AdapterFiles, digest: str | None = None) -> Examined:
         path=files.folder,
         layers=layers,
         rank=max((layer.rank for layer in layers.values()), default=0),
-        parameters=sum(layer.rank * (layer.in_features + layer.out_features) for layer in layers.values())
-        + extras.parameters,
+        parameters=sum(layer.parameters for layer in layers.values()) + extras.parameters,
         bytes=size,
         base_model=config.base_model if config else None,
         extras=extras.tensors,
@@ -109,10 +109,10 @@ def _pickled(name: str) -> Problem:
 def _layers(header: Header, config: LoraConfig | None) -> tuple[dict[str, LoraLayer], list[Problem]]:
     pairs: dict[str, dict[str, tuple[Key, str]]] = {}
     double, adapters = [], set()
-    for name in sorted(header.tensors):
-        key = parse_key(name)
-        if key is None:
-            continue
+    keys = {name: key for name in sorted(header.tensors) if (key := parse_key(name)) is not None}
+    experts = _experts(keys, config)
+    for name, key in keys.items():
+        key = replace(key, module=experts.get(key.module, key.module))
         adapters.add(key.adapter)
         pair = pairs.setdefault(canonical(key.module), {})
         if key.side in pair:
@@ -126,8 +126,13 @@ def _layers(header: Header, config: LoraConfig | None) -> tuple[dict[str, LoraLa
     if double and len(adapters) == 1:
         problems.append(Problem("duplicate", f"Tensors mean the same module: {listed(double)}", "Save it again"))
     problems += _halves(pairs) + _dtypes(header)
-    layers, wrong = _complete(header, pairs, config)
+    layers, wrong = _complete(header, pairs, config, frozenset(experts.values()))
     return layers, problems + wrong
+
+
+def _experts(keys: Mapping[str, Key], config: LoraConfig | None) -> dict[str, str]:
+    targets = config.target_parameters if config is not None else ()
+    return stacked({key.module for key in keys.values()}, targets, EXPERTS) if targets else {}
 
 
 def _halves(pairs: Mapping[str, Mapping[str, object]]) -> list[Problem]:
@@ -152,7 +157,10 @@ def _dtypes(header: Header) -> list[Problem]:
 
 
 def _complete(
-    header: Header, pairs: Mapping[str, Mapping[str, tuple[Key, str]]], config: LoraConfig | None
+    header: Header,
+    pairs: Mapping[str, Mapping[str, tuple[Key, str]]],
+    config: LoraConfig | None,
+    experts: frozenset[str],
 ) -> tuple[dict[str, LoraLayer], list[Problem]]:
     layers: dict[str, LoraLayer] = {}
     shapes, ranks = [], []
@@ -165,10 +173,13 @@ def _complete(
             shapes.append((module, f"A {list(a)} and B {list(b)}"))
             continue
         # The patterns were written for the path that the tensors have.
-        if config is not None and config.rank(key.module) != a[0]:
-            ranks.append((module, f"{a[0]} where adapter_config.json says {config.rank(key.module)}"))
+        rank = config.rank(key.module) if config is not None else a[0]
+        count, rest = divmod(a[0], rank) if key.module in experts else (0, rank != a[0])
+        if rest:
+            ranks.append((module, f"{a[0]} where adapter_config.json says {rank}"))
         scaling = config.scaling(key.module) if config else 1.0
-        layers[module] = LoraLayer(module, a[0], scaling, a[1], b[0], name_a, name_b, key.embedding)
+        own = rank if count else a[0]
+        layers[module] = LoraLayer(module, own, scaling, a[1], b[0], name_a, name_b, key.embedding, count)
     problems = []
     if shapes:
         what = f"Pairs do not fit together: {shapes[0][1]} at {listed(module for module, _ in shapes)}"

@@ -34,7 +34,8 @@ class ModelInfo:
         quantization: how the engine rounded the weights of linears and output head, such as `int8`; `none` where not.
         kv_cache_dtype: of keys and values: `auto` is that of the weights before they were rounded.
         weight_bytes: what those weights take then, scales included; 0 where each takes what `dtype` says.
-        parameters: shape of every parameter that an adapter may bring anew, by its full path (`model.norm.weight`).
+        parameters: shape of every parameter that an adapter may bring anew, by its full path (`model.norm.weight`);
+            those of experts, `[experts, out, in]`, are stacked and may have low-rank pairs.
         embedding: module path of the token embedding; adapters may put a low-rank pair on it too.
         head: module path of the output head, likewise.
     """

@@ -85,19 +85,27 @@ OPTIONS: dict[str, Option] = {
         lambda m: {"trainable_token_indices": {m["embedding"]: TOKENS[:3], m["head"]: TOKENS[1:]}},
         families=("llama", "qwen2"),
     ),
+    "experts": Option(
+        "`target_parameters` of experts",
+        lambda m: {
+            "target_modules": [m["q"]],
+            "target_parameters": ["mlp.experts.gate_up_proj", "experts.down_proj"],
+            "rank_pattern": {"experts.down_proj": 3},
+            "alpha_pattern": {r"layers\.0.*gate_up_proj": 3},
+        },
+        families=("qwen3_moe",),
+    ),
+    "experts_down": Option(
+        "`target_parameters` of one weight of the experts, with `use_rslora`",
+        lambda m: {"target_modules": [], "target_parameters": ["experts.down_proj"], "use_rslora": True},
+        families=("qwen3_moe",),
+    ),
 }
 """The rows of the matrix."""
 
 MIXED = (
-    "rank_pattern",
-    "use_rslora",
-    "use_dora",
-    "norms",
-    "linear",
-    "ends",
-    "head_dora",
-    "embedding_dora",
-    "tokens_apart",
+    *("rank_pattern", "use_rslora", "use_dora", "norms", "linear", "ends", "head_dora", "embedding_dora"),
+    *("tokens_apart", "experts", "experts_down"),
 )
 """Those that are also compared as members of a mix, with weights."""
 

@@ -115,13 +115,15 @@ def weighted_sum(made: Deck, members: dict[str, float]) -> PreTrainedModel:
     return summed
 
 
-async def test_a_mix_is_the_weighted_sum_of_what_each_does(deck, running: Running) -> None:
-    made: Deck = deck("llama")
-    digest = {name: read_adapter(made.folders[name]).digest for name in MIXED}
+@pytest.mark.parametrize("name", ["llama", "qwen3_moe"])
+async def test_a_mix_is_the_weighted_sum_of_what_each_does(name: str, deck, running: Running) -> None:
+    made: Deck = deck(name)
+    mixed = [option for option in MIXED if option in made.folders]
+    digest = {option: read_adapter(made.folders[option]).digest for option in mixed}
     chance = random.Random(0)
-    mixes = [{name: 0.5} for name in MIXED]
-    mixes += [{name: chance.uniform(-0.5, 1.0) for name in chance.sample(MIXED, 3)} for _ in range(5)]
-    keyed = [Mix(tuple((digest[name], weight) for name, weight in mix.items())) for mix in mixes]
+    mixes = [{option: 0.5} for option in mixed]
+    mixes += [{option: chance.uniform(-0.5, 1.0) for option in chance.sample(mixed, 3)} for _ in range(5)]
+    keyed = [Mix(tuple((digest[option], weight) for option, weight in mix.items())) for mix in mixes]
     asked = [(prompt(number), mix) for number, mix in enumerate([Mix.of(None), *keyed])]
     async with running(made.family, max_loras=len(made.family.adapters)) as engine:
         found = logits(engine, asked)
@@ -155,21 +157,26 @@ async def test_options_on_packed_weights_in_bfloat16(name: str, deck, running: R
         assert names == []
 
 
-async def test_what_an_adapter_changed_is_as_before_when_it_is_gone(deck, running: Running) -> None:
-    made: Deck = deck("llama")
-    changing = [read_adapter(made.folders[name]) for name in ("ends", "norms", "use_dora")]
+@pytest.mark.parametrize(
+    ("name", "changing"), [("llama", ("ends", "norms", "use_dora")), ("qwen3_moe", ("experts", "experts_down"))]
+)
+async def test_what_an_adapter_changed_is_as_before_when_it_is_gone(
+    name: str, changing: tuple[str, ...], deck, running: Running
+) -> None:
+    made: Deck = deck(name)
+    adapters = [read_adapter(made.folders[option]) for option in changing]
     asked = [(prompt(0), Mix.of(None)), (prompt(1), Mix.of(made.family.adapters[0].digest))]
     async with running(dataclasses.replace(made.family, adapters=made.family.adapters[:1])) as engine:
         before = logits(engine, asked)
-        for adapter in changing:
+        for adapter in adapters:
             await engine.load(adapter)
         during = logits(engine, asked)
-        for adapter in changing:
+        for adapter in adapters:
             await engine.unload(adapter.digest)
         model = engine._model
         assert not model.head_changes
         assert not any(linear.changes for linear in model.linears.values())
-        assert not any(seat.module._forward_hooks for seat in model.seats.values())
+        assert not any(seat.module._forward_hooks for seat in (*model.seats.values(), *model.experts.values()))
         after = logits(engine, asked)
     for one, two, three in zip(before, during, after, strict=True):
         assert torch.equal(one, three)

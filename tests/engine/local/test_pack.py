@@ -43,7 +43,7 @@ def read_pairs(adapter: Adapter, dtype: torch.dtype, device: torch.device) -> di
 
 
 def unfitted(adapter: Adapter, contents: Contents, rest: Callable[[], None]) -> Weights:
-    return Weights(contents.pairs, {}, contents.nbytes)
+    return Weights(contents.pairs, {}, {}, contents.nbytes)
 
 
 @pytest.fixture(scope="module")

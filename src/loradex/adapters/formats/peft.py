@@ -54,7 +54,7 @@ def _read(folder: Path, *, plain: bool) -> tuple[Lora, str]:
     if problems or found.config is None:
         raise AdapterInvalid(f"The adapter at {folder} cannot be converted", problems)
     tensors = read_safetensors(files.weights)
-    layers = {module: layer for module, layer in found.adapter.layers.items() if not layer.embedding}
+    layers = {module: layer for module, layer in found.adapter.layers.items() if not (layer.embedding or layer.experts)}
     pairs = {
         module: Pair(tensors[layer.a], tensors[layer.b], layer.scaling * layer.rank) for module, layer in layers.items()
     }

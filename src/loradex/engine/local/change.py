@@ -93,10 +93,15 @@ def chain(links: Sequence[Change]) -> Change:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """An adapter as the tables take it in: pairs on linears, and changes of these and other modules, by module path."""
+    """An adapter as the tables take it in, by module path.
+
+    `pairs` are those on linears, `changes` what it does to these and to other modules; `experts` has its pairs on their
+    stacked weights, by the name of the parameter.
+    """
 
     pairs: Mapping[str, LoraPair]
     changes: Mapping[str, Change]
+    experts: Mapping[str, Mapping[str, LoraPair]]
     nbytes: int
 
 

@@ -261,7 +261,8 @@ class LocalEngine:
             quantization=self.config.quantization,
             kv_cache_dtype=self.config.kv_cache_dtype,
             weight_bytes=sum(linear.nbytes for linear in quantized_linears(self._model.module)),
-            parameters={name: shape for name, shape in offline.parameters.items() if self._model.has(name)},
+            parameters={name: shape for name, shape in offline.parameters.items() if self._model.has(name)}
+            | self._model.stacks(),
             embedding=self._model.embedding,
             head=self._model.head,
         )

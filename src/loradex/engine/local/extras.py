@@ -40,6 +40,7 @@ def fit(adapter: Adapter, contents: Contents, base: BaseModel, rest: Rest) -> We
     """
     pairs = dict(contents.pairs)
     extras = _shared(contents.extras, base)
+    experts = _take_experts(pairs, base)
     changes: dict[str, Change] = {}
     for module in sorted({*extras, *(module for module in pairs if module not in base.linears)}):
         own, pair, tokens = extras.get(module, {}), pairs.pop(module, None), adapter.tokens.get(module, ())
@@ -59,7 +60,17 @@ def fit(adapter: Adapter, contents: Contents, base: BaseModel, rest: Rest) -> We
         if links:
             changes[module] = chain(links)
         rest()
-    return Weights(pairs, changes, contents.nbytes)
+    return Weights(pairs, changes, experts, contents.nbytes)
+
+
+def _take_experts(pairs: dict[str, LoraPair], base: BaseModel) -> dict[str, dict[str, LoraPair]]:
+    """Take the pairs on stacked weights of experts out of `pairs`; return them by module and parameter."""
+    found: dict[str, dict[str, LoraPair]] = {}
+    for path in list(pairs):
+        module, _, parameter = path.rpartition(".")
+        if module in base.experts:
+            found.setdefault(module, {})[parameter] = pairs.pop(path)
+    return found
 
 
 def _shared(extras: Mapping[str, Tensors], base: BaseModel) -> dict[str, Tensors]:

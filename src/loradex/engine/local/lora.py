@@ -32,7 +32,8 @@ class Segment:
 class LoraPair:
     """The low-rank pair of one linear: `a` is `[rank, in_features]`, `b` is `[rank, out_features]`, both contiguous.
 
-    Files hold B the other way round; like this, few rows read both from front to back.
+    Files hold B the other way round; like this, few rows read both from front to back. Pairs on stacked experts have
+    one dimension more, the expert, in front.
     """
 
     a: torch.Tensor

@@ -14,10 +14,12 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
 from loradex.adapters.keys import canonical
+from loradex.adapters.options import EXPERTS
 from loradex.core.model import LinearShape
 from loradex.engine.config import EngineConfig
 from loradex.engine.local.attention import NAME, PagedAttention
 from loradex.engine.local.batch import Step
+from loradex.engine.local.experts import Experts, proven
 from loradex.engine.local.linear import LoraLinear
 from loradex.engine.local.packed import PackedEmbedding, PackedLinear, can_pack
 from loradex.engine.local.quantized import QuantizedLinear, check_quantization, quantize, quantized_linears
@@ -33,7 +35,8 @@ class BaseModel:
     """A loaded model and what the engine needs to run it.
 
     `linears` holds, by module path, every linear that adapters may target, and `seats` every other module that they may
-    change; among these are `embedding` and `head`, which have one weight if they are `tied`. `reference` are the logits
+    change; among these are `embedding` and `head`, which have one weight if they are `tied`. `experts` are the modules
+    of routed experts whose weights may have pairs. `reference` are the logits
     `[rows, vocabulary]` that plain transformers gives for the tokens `probe`, against which the engine checks itself.
     """
 
@@ -49,6 +52,7 @@ class BaseModel:
     device: torch.device
     vocab_size: int
     seats: dict[str, Seat]
+    experts: dict[str, Experts]
     embedding: str
     head: str
     tied: bool
@@ -61,6 +65,14 @@ class BaseModel:
         """Return a module of the base itself."""
         linear = self.linears.get(module)
         return self.seats[module].module if linear is None else linear.base
+
+    def stacks(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each stack of experts' weights, `[experts, out, in]`, by its path."""
+        return {
+            f"{name}.{parameter}": tuple(experts.module.get_parameter(parameter).shape)
+            for name, experts in self.experts.items()
+            for parameter in EXPERTS
+        }
 
     def has(self, parameter: str) -> bool:
         """Whether adapters may bring this parameter anew."""
@@ -132,7 +144,8 @@ def load(config: EngineConfig, folder: Path, device: torch.device) -> BaseModel:
     attention = PagedAttention(step)
     attention.attach(module)
     module.set_attn_implementation(NAME)
-    seats = _observe(module, probe, device, linears, step)
+    with proven(module, len(probe)) as experts:
+        seats = _observe(module, probe, device, linears, step)
     named = {found: canonical(name) for name, found in module.named_modules()}
     return BaseModel(
         module=module,
@@ -147,6 +160,7 @@ def load(config: EngineConfig, folder: Path, device: torch.device) -> BaseModel:
         device=device,
         vocab_size=vocab_size,
         seats=seats,
+        experts={named[each]: Experts(each, step) for each, calls in experts.items() if calls == [True]},
         embedding=named[module.get_input_embeddings()],
         head=named[module.get_output_embeddings()],
         tied=tied,

@@ -29,7 +29,7 @@ from loradex.engine.local.lora import LoraPair
 from loradex.engine.local.weights import Contents, by_module, open_weights
 
 LAYOUT = 2
-"""Goes up whenever `lay` or the header changes; packs of other layouts are not looked at."""
+"""Goes up whenever the layout of pairs or the header changes; packs of other layouts are not looked at."""
 
 SLICE_VALUES = 1 << 15
 """Above so many values torch would call other threads to help, and they are busy with answers."""
@@ -44,11 +44,6 @@ _PAGE = 4096
 
 class BadPack(Exception):
     """The file is not the pack that it should be."""
-
-
-def lay(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return views of a stored pair, `[rank, in]` and `[out, rank]`, as a `LoraPair` wants them: both by rank."""
-    return a, b.t()
 
 
 def write_pack(file: BinaryIO, adapter: Adapter, dtype: torch.dtype, rest: Rest) -> None:
@@ -71,8 +66,7 @@ def write_pack(file: BinaryIO, adapter: Adapter, dtype: torch.dtype, rest: Rest)
         return begin
 
     with open_weights(adapter) as weights:
-        for layer, stored_a, stored_b in weights.pairs():
-            a, b = lay(stored_a, stored_b)
+        for layer, a, b in weights.pairs():
             layers.append((layer.module, layer.scaling, place(a), list(a.shape), place(b), list(b.shape)))
         for extra, tensor in weights.extras():
             extras.append((extra.module, extra.role, place(tensor), list(tensor.shape)))

@@ -45,6 +45,8 @@ class Runner:
             self.model.linears[module].put(slot, pair)
         for module, change in weights.changes.items():
             self.model.place(module).change(slot, change)
+        for module, pairs in weights.experts.items():
+            self.model.experts[module].put(slot, pairs)
         return slot
 
     def remove(self, digest: str) -> None:
@@ -55,6 +57,8 @@ class Runner:
             linear.change(slot, None)
         for seat in self.model.seats.values():
             seat.change(slot, None)
+        for experts in self.model.experts.values():
+            experts.put(slot, None)
 
     def pause(self) -> None:
         """Give back the threads that compute beside this one: others in the process may need the cores."""

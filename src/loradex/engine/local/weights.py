@@ -40,13 +40,13 @@ class WeightsFile:
         self._adapter = adapter
 
     def pairs(self) -> Iterator[tuple[LoraLayer, torch.Tensor, torch.Tensor]]:
-        """Give the pairs one by one, `[rank, in_features]` and `[out_features, rank]`.
+        """Give the pairs one by one, as views that are laid as in a `LoraPair`.
 
         Raises:
             AdapterDamaged: the file does not hold what it held when it was checked.
         """
         for layer in self._adapter.layers.values():
-            yield layer, self._tensor(layer.a), self._tensor(layer.b)
+            yield layer, *_laid(layer, self._tensor(layer.a), self._tensor(layer.b))
 
     def extras(self) -> Iterator[tuple[Extra, torch.Tensor]]:
         """Give what lies beside them, likewise."""
@@ -84,10 +84,18 @@ def read_contents(adapter: Adapter, dtype: torch.dtype, device: torch.device) ->
     """
     with open_weights(adapter, str(device)) as file:
         pairs = {
-            layer.module: LoraPair(a.to(dtype).contiguous(), b.to(dtype).t().contiguous(), layer.scaling)
+            layer.module: LoraPair(a.to(dtype).contiguous(), b.to(dtype).contiguous(), layer.scaling)
             for layer, a, b in file.pairs()
         }
         return Contents(pairs, by_module((each.module, each.role, tensor.to(dtype)) for each, tensor in file.extras()))
+
+
+def _laid(layer: LoraLayer, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return views of a stored pair with both halves by rank, or by expert and rank."""
+    if not layer.experts:
+        return a, b.t()
+    a = a.view(layer.experts, layer.rank, layer.in_features)
+    return a, b.view(layer.out_features, layer.rank, layer.experts).permute(2, 1, 0)
 
 
 def by_module(extras: Iterator[tuple[str, Role, torch.Tensor]]) -> dict[str, Tensors]:
