@@ -15,6 +15,7 @@
     ├── Conflict                   409  the name is taken, or the change lost a race
     ├── AdapterInvalid             400  the adapter cannot be served; carries every problem
     ├── AdapterTooLarge            400  larger than the memory for adapters
+    ├── AdapterUnloaded            503  it was unloaded by force while it answered
     ├── AdapterDamaged             500  stored files are gone or differ from their digest
     ├── SourceFailed               502  a hub, bucket or web server could not be read
     ├── Overloaded                 503  no room now; a later try may succeed
@@ -174,6 +175,14 @@ class AdapterTooLarge(LoradexError):
     code = "adapter_too_large"
     status = 400
     default_hint = "Serve with a larger `--adapter-memory`"
+
+
+class AdapterUnloaded(LoradexError):
+    """The adapter was unloaded by force while it answered this request."""
+
+    code = "adapter_unloaded"
+    status = 503
+    default_hint = "Send the request again: the adapter is loaded again when asked for"
 
 
 class AdapterDamaged(LoradexError):

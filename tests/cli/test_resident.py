@@ -14,6 +14,9 @@ def test_ps_load_unload(loradex: Loradex, deck: Deck) -> None:
     assert loradex("ps", "-q").out == "medical@1\n"
     assert loradex("unload", "medical", "--json").json == {"unloaded": "medical"}
     assert loradex("ps", "--json").json == {"resident": [], "invalid": []}
+    assert "out of memory" in loradex("unload", "medical", "--mode", "drain", "--timeout", "1s").out
+    assert "--timeout" in loradex("unload", "medical", "--timeout", "soon").err
+    assert loradex("unload", "medical", "--mode", "gently").code == 2
     assert loradex("load", "medical@1", "-q").out == "medical@1\n"
     assert loradex("load", "nobody").code == 3
     assert loradex("pin", "medical", "-q").out == "medical@1\n"

@@ -56,7 +56,7 @@ def test_what_the_engine_holds(server: Served) -> None:
     client = server.client
     client.adapters.add("medical", server.medical)
     assert [(each.name, each.version) for each in client.resident()] == [("medical", 1)]
-    client.unload("medical")
+    client.unload("medical", mode="drain", timeout=5)
     assert client.resident() == []
     assert client.load("medical").name == "medical"
     assert client.resident()[0].bytes > 0

@@ -69,3 +69,30 @@ async def test_jobs_are_the_admins(making: Making) -> None:
     for key, status in (("use", 403), ("rule", 200)):
         reply = await app.client.get("/api/jobs", headers={"authorization": f"Bearer {key}"})
         assert reply.status_code == status
+
+
+async def test_a_drain_as_a_job(app: App) -> None:
+    await app.client.post(
+        "/api/adapters", json={"name": "medical", "path": str(save_adapter(app.deck.folder / "medical"))}
+    )
+    held = await app.deck.service.residency.acquire(app.deck.service.registry.resolve("medical").digest)
+    reply = await app.client.delete("/api/resident/medical?mode=drain&timeout=60&wait=false")
+    assert reply.status_code == 202
+    path = reply.headers["location"]
+    assert (await job(app, path, "running"))["stage"] in ("waiting", "drain")
+    held.release()
+    found = await job(app, path, "done", "failed")
+    assert (found["state"], found["kind"], found["result"]) == ("done", "unload", None)
+
+
+async def test_the_modes_of_unload(app: App) -> None:
+    await app.client.post(
+        "/api/adapters", json={"name": "medical", "path": str(save_adapter(app.deck.folder / "medical"))}
+    )
+    held = await app.deck.service.residency.acquire(app.deck.service.registry.resolve("medical").digest)
+    assert (await app.client.delete("/api/resident/medical?mode=gently")).status_code == 400
+    late = await app.client.delete("/api/resident/medical?mode=drain&timeout=0.01")
+    assert (late.status_code, late.json()["error"]["code"]) == (409, "conflict")
+    held.release()
+    forced = await app.client.delete("/api/resident/medical?mode=force")
+    assert (forced.status_code, forced.json()["versions"][0]["resident"]) == (200, False)

@@ -9,8 +9,10 @@ import typer
 
 from loradex.cli.adapter import say_invalid
 from loradex.cli.command import TARGET, command
+from loradex.cli.errors import UsageFailed
 from loradex.cli.output import Output, human_count, human_size, human_time
 from loradex.cli.target import Target
+from loradex.settings import parse_duration
 
 if TYPE_CHECKING:
     from loradex.client.views import ResidentView
@@ -25,7 +27,12 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the root."""
     command(app, "ps", flags=TARGET, examples=("loradex ps", "loradex ps --json"))(ps)
     command(app, "load", flags=TARGET, examples=("loradex load medical", "loradex load medical@3"))(load)
-    command(app, "unload", flags=TARGET, examples=("loradex unload medical", "loradex unload legal"))(unload)
+    command(
+        app,
+        "unload",
+        flags=TARGET,
+        examples=("loradex unload medical", "loradex unload medical --mode drain --timeout 5m"),
+    )(unload)
     command(app, "pin", flags=TARGET, examples=("loradex pin medical", "loradex pin medical@3"))(pin)
     command(app, "unpin", flags=TARGET, examples=("loradex unpin medical", "loradex unpin medical@3"))(unpin)
 
@@ -71,11 +78,28 @@ def load(out: Output, target: Target, adapter: Reference) -> None:
     out.data(change, f"{ref} is in memory after {human_time(change.load_seconds)}", quiet=[ref])
 
 
-def unload(out: Output, target: Target, adapter: Reference) -> None:
-    """Free an adapter's slot; the next request loads it again."""
+def unload(
+    out: Output,
+    target: Target,
+    adapter: Reference,
+    mode: Annotated[
+        str, typer.Option("--mode", metavar="MODE", help="For answers that use it: detach, drain or force.")
+    ] = "detach",
+    timeout: Annotated[str, typer.Option("--timeout", metavar="TIME", help="Longest wait for them.")] = "30s",
+) -> None:
+    """Free an adapter's slot; the next request loads it again.
+
+    detach: it goes when the answers that use it have ended, and nobody waits for that. drain: wait for them; if they
+    take too long it stays. force: end them, with an error.
+    """
+    try:
+        seconds = parse_duration(timeout)
+    except ValueError as error:
+        raise UsageFailed(f"--timeout is {timeout!r}: {error}", hint="Write it like --timeout 30s") from error
     with target.client() as client:
-        client.unload(adapter)
-    out.data({"unloaded": adapter}, f"{adapter} is out of memory; its name goes on to be served", quiet=[adapter])
+        client.unload(adapter, mode=mode, timeout=seconds)
+    left = "goes when nobody uses it any more" if mode == "detach" else "is out of memory"
+    out.data({"unloaded": adapter}, f"{adapter} {left}; its name goes on to be served", quiet=[adapter])
 
 
 def pin(out: Output, target: Target, adapter: Reference) -> None:

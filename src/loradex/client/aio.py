@@ -77,9 +77,16 @@ class AsyncClient:
         """
         return await self.send(wire.load(adapter))
 
-    async def unload(self, name: str) -> None:
-        """Free an adapter's slot once its answers have ended; it is loaded again when asked for."""
-        await self.send(wire.unload(name))
+    async def unload(self, name: str, *, mode: str = "detach", timeout: float = 30.0) -> None:
+        """Free an adapter's slot; it is loaded again when asked for.
+
+        With `mode` `detach` that happens once its answers have ended; `drain` waits for them, and `force` ends them.
+
+        Raises:
+            AdapterNotFound: there is none of that name.
+            Conflict: it is pinned, or in use for more than `timeout` seconds.
+        """
+        await self.send(wire.unload(name, mode, timeout))
 
     async def pin(self, adapter: str) -> Change:
         """Make an adapter resident, and keep it so until it is unpinned or the server stops. Raises what `load` does.

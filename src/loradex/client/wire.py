@@ -257,9 +257,9 @@ def load(adapter: str) -> Call[Change]:
     return Call("POST", _path("resident"), _read_change, {"adapter": adapter})
 
 
-def unload(name: str) -> Call[None]:
+def unload(name: str, mode: str, timeout: float) -> Call[None]:
     """Free an adapter's slot; its name goes on to exist."""
-    return Call("DELETE", _path("resident", name), _read_nothing)
+    return Call("DELETE", _path("resident", name), _read_nothing, params={"mode": mode, "timeout": timeout})
 
 
 def pin(adapter: str) -> Call[Change]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
+from loradex.engine.base import Progress
 from loradex.server.auth import Actor, may_admin
 from loradex.server.body import JsonRoute
 from loradex.server.errors import body_of
@@ -15,6 +17,7 @@ from loradex.server.wire.error import ErrorBody
 from loradex.server.wire.job import JobListReply, JobReply
 from loradex.server.wire.verbs import ChangeReply
 from loradex.service.jobs import Job, Work
+from loradex.service.views import Change
 
 router = APIRouter(prefix="/api", tags=["Jobs"], route_class=JsonRoute, dependencies=[Depends(may_admin)])
 
@@ -30,11 +33,17 @@ class _Verbs:
     prefer: Annotated[str | None, Header(description="`respond-async`: reply with a job, and go on")] = None
     wait: Annotated[bool, Query(description="false: reply with a job, and go on")] = True
 
-    async def carry_out(self, kind: str, target: str, work: Work) -> ChangeReply | Response:
+    async def carry_out(
+        self, kind: str, target: str, work: Callable[[Progress], Coroutine[Any, Any, Change]]
+    ) -> ChangeReply | Response:
         """Return what the verb did, or 202 with the job that does it."""
+        return self.begun(kind, target, work) or ChangeReply.of(await work(lambda *_: None))
+
+    def begun(self, kind: str, target: str, work: Work) -> Response | None:
+        """Return 202 with the job that does it, None where the client waits for the verb itself."""
         preferred = "respond-async" in (each.strip() for each in (self.prefer or "").split(","))
         if self.wait and not preferred:
-            return ChangeReply.of(await work(lambda *_: None))
+            return None
         job = _reply(self.service.jobs.start(kind, target, work, actor=self.actor))
         headers = {**self.response.headers, "location": f"/api/jobs/{job.id}"}
         headers |= {"preference-applied": "respond-async"} if preferred else {}

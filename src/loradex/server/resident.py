@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Query, Response
 
 from loradex.core.adapter import Reference
 from loradex.server.auth import Actor, may_admin, may_infer
@@ -14,6 +15,7 @@ from loradex.server.state import TheConfig, TheService, refusals
 from loradex.server.wire.adapter import AdapterReply
 from loradex.server.wire.resident import ResidentReply, ResidentRow
 from loradex.server.wire.verbs import ChangeReply, LoadBody
+from loradex.service.departure import SECONDS, Departure
 
 router = APIRouter(prefix="/api", tags=["Adapters"], route_class=JsonRoute)
 
@@ -66,8 +68,27 @@ async def unpin_adapter(name: str, service: TheService) -> AdapterReply:
     return AdapterReply.of(await service.adapters.get(Reference.parse(name).name))
 
 
-@router.delete("/resident/{name}", dependencies=[Depends(may_admin)], responses=refusals(400, 403, 404, 409))
-async def unload_adapter(name: str, service: TheService) -> AdapterReply:
-    """Free an adapter's weights as soon as no answer uses them. Its name goes on to work: it loads again when asked."""
-    await service.residents.unload(name)
+@router.delete(
+    "/resident/{name}",
+    dependencies=[Depends(may_admin)],
+    response_model=AdapterReply,
+    responses={**LATER, **refusals(400, 403, 404, 409)},
+)
+async def unload_adapter(
+    name: str,
+    service: TheService,
+    actor: Actor,
+    verbs: Verbs,
+    mode: Departure = "detach",
+    timeout: Annotated[float, Query(ge=0, le=86400, description="Seconds to wait for the answers")] = SECONDS,
+) -> AdapterReply | Response:
+    """Free an adapter's weights. Its name goes on to work: it loads again when asked.
+
+    `detach` replies at once, and they are freed when no answer uses them any more; `drain` waits for that, and changes
+    nothing if it takes longer than `timeout`; `force` ends the answers that use them with an error.
+    """
+    unload = partial(service.residents.unload, name, how=mode, seconds=timeout, actor=actor)
+    if (job := verbs.begun("unload", name, lambda progress: unload(progress=progress))) is not None:
+        return job
+    await unload()
     return AdapterReply.of(await service.adapters.get(Reference.parse(name).name))

@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import NoReturn
 
 from loradex.core.adapter import AdapterRef
 from loradex.core.event import Event, Finished
 from loradex.core.mix import Mix
 from loradex.core.request import GenerateRequest
 from loradex.engine.base import Engine
+from loradex.errors import AdapterUnloaded
 from loradex.service.ending import closing
 from loradex.service.metrics import Metrics
 from loradex.service.mixing import MixLease
@@ -61,6 +63,8 @@ class Answer:
         self.seconds = 0.0
         self._ended = ended
         self._lease = lease
+        self._unloaded: AdapterUnloaded | None = None
+        lease.on_revoke(self._revoked)
         self._metrics = metrics
         self._clock = clock
         self._arrived = arrived
@@ -80,9 +84,12 @@ class Answer:
         Raises:
             EngineFailed: the engine broke on this request.
             EngineStopped: the engine is not running.
+            AdapterUnloaded: an adapter was unloaded by force.
         """
         if self._pumps or self._closed:
             raise RuntimeError("An answer is read once, before it is closed")
+        if self._unloaded is not None:
+            await self._end_unloaded(self._unloaded)
         for index in range(len(self.requests)):
             pump = asyncio.create_task(self._pump(index))
             self._pumps.append(pump)
@@ -98,6 +105,8 @@ class Answer:
                     continue
                 left -= 1
                 if item.cancelled():
+                    if self._unloaded is not None:
+                        await self._end_unloaded(self._unloaded)
                     return
                 error = item.exception()
                 if error is not None:
@@ -118,6 +127,20 @@ class Answer:
             self._release_if_ended()
         if running := [pump for pump in self._pumps if not pump.done()]:
             await asyncio.wait(running)
+
+    def _revoked(self) -> None:
+        """Stop at once: an adapter leaves, whoever uses it."""
+        if not self._closed:
+            self._unloaded = AdapterUnloaded(f"`{self.model}` was unloaded by force while it answered")
+            for pump in self._pumps:
+                pump.cancel()
+            if not self._pumps:
+                self._lease.release()
+
+    async def _end_unloaded(self, error: AdapterUnloaded) -> NoReturn:
+        self.outcome = error.code
+        await self.aclose()
+        raise error
 
     async def _pump(self, index: int) -> None:
         # Nothing is awaited between `begin` and the engine's taking the request, so no switch comes in between. The

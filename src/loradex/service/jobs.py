@@ -34,13 +34,13 @@ class Job:
 
     Attributes:
         id: made up.
-        kind: which verb: `add`, `promote`, `rollback` or `load`.
+        kind: which verb: `add`, `promote`, `rollback`, `load` or `unload`.
         target: the name or reference that it is about.
         actor: who asked for it.
         created_at, ended_at: in UTC; `ended_at` is None while it runs.
         state: `cancelling` from the request to its end.
         stage, progress: what it does now, and the share of that which is done, from 0 to 1.
-        result: what the verb did, once it is `done`.
+        result: what the verb did, once it is `done`; None where it changed no meaning.
         error: why it `failed`.
     """
 
@@ -57,7 +57,7 @@ class Job:
     error: LoradexError | None = None
 
 
-Work = Callable[[Progress], Coroutine[Any, Any, Change]]
+Work = Callable[[Progress], Coroutine[Any, Any, Change | None]]
 """A verb that reports its stages."""
 
 
@@ -66,7 +66,7 @@ class Jobs:
 
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
-        self._tasks: dict[str, asyncio.Task[Change]] = {}
+        self._tasks: dict[str, asyncio.Task[Change | None]] = {}
 
     def start(self, kind: str, target: str, work: Work, *, actor: str = "") -> Job:
         """Begin a job and return it at once."""
@@ -121,7 +121,7 @@ class Jobs:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _ended(self, job: Job, task: asyncio.Task[Change]) -> None:
+    def _ended(self, job: Job, task: asyncio.Task[Change | None]) -> None:
         del self._tasks[job.id]
         job.ended_at = datetime.now(UTC)
         if task.cancelled():

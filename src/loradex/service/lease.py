@@ -28,6 +28,8 @@ class Entry:
         used_at: when it was last leased or freed, by the service's clock.
         names: adapters under which it was asked for.
         retired: to be freed when the last lease ends.
+        leaving: to be freed, with no new lease before.
+        gone: set when it takes no room any more.
         closed: takes no new leases, so that one who waits for room gets this in the end.
         claimed: its room is promised to another digest, which is counted in its place.
         moving: the `immediate` replace that takes its requests elsewhere at this moment.
@@ -40,8 +42,10 @@ class Entry:
         "claimed",
         "closed",
         "digest",
+        "gone",
         "idle_since",
         "leases",
+        "leaving",
         "moving",
         "names",
         "not_before",
@@ -61,6 +65,8 @@ class Entry:
         self.used_at = now
         self.names: set[str] = set()
         self.retired = False
+        self.leaving = False
+        self.gone = asyncio.Event()
         self.closed = False
         self.claimed = False
         self.moving: Move | None = None
@@ -71,7 +77,7 @@ class Entry:
     @property
     def grantable(self) -> bool:
         """Whether a new lease can be given at once."""
-        return self.state is State.RESIDENT and not self.closed
+        return self.state is State.RESIDENT and not self.closed and not self.leaving
 
     @property
     def idle(self) -> bool:
@@ -104,9 +110,10 @@ class Lease:
         hit: whether the weights were resident when it was asked for.
         waits: its request waits for more weights and has not begun, so that it does not end before others do.
         requests: ids of the requests that the engine was given under it.
+        revoked: told when the weights are to leave now; whoever holds them without it is waited for.
     """
 
-    __slots__ = ("_ended", "_entry", "hit", "reference", "requests", "waits")
+    __slots__ = ("_ended", "_entry", "hit", "reference", "requests", "revoked", "waits")
 
     def __init__(
         self, entry: Entry, ended: Callable[[Entry], None], reference: Reference | None, *, hit: bool = True
@@ -117,6 +124,7 @@ class Lease:
         self.hit = hit
         self.waits = False
         self.requests: set[str] = set()
+        self.revoked: Callable[[], None] | None = None
         entry.leases.add(self)
 
     @property

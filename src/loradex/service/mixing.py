@@ -27,6 +27,11 @@ class MixLease:
         # In one order, so that requests which only name the members in another one share rows and cached blocks.
         return Mix(tuple(sorted(mix.members)))
 
+    def on_revoke(self, told: Callable[[], None]) -> None:
+        """Say who is to be told when one of the members leaves before its time."""
+        for lease in self._leases.values():
+            lease.revoked = told
+
     def release(self) -> None:
         """Give the holds back. Does nothing the second time."""
         for lease in self._leases.values():

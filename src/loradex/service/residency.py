@@ -22,7 +22,7 @@ from loradex.service.host import Host
 from loradex.service.idle import Idle
 from loradex.service.lease import Entry, Follows, Lease, State
 from loradex.service.reading import Reading
-from loradex.service.room import Room
+from loradex.service.room import Room, RoomKept
 from loradex.service.switch import switch
 from loradex.service.usage import Ledger
 from loradex.service.waiting import Waiter, Waiting, Want
@@ -115,8 +115,7 @@ class Residency:
         """
         if self._stopped:
             raise EngineStopped("The service is stopping")
-        entry = self._entries.get(digest)
-        if entry is not None and entry.grantable:
+        if (entry := self._entries.get(digest)) is not None and entry.grantable:
             self.ledger.leased(digest, hit=True)
             return self._grant(entry, name, reference, hit=True)
         future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
@@ -145,14 +144,17 @@ class Residency:
         """
         self.room.require({adapter.digest: self._engine.footprint(adapter) for adapter in adapters})
 
-    def retire(self, digest: str) -> None:
-        """Free the weights when the last answer that holds them ends; at once where nobody does."""
-        entry = self._entries.get(digest)
-        if entry is not None:
-            entry.retired = True
+    def retire(self, digest: str, *, leaving: bool = False) -> Entry | None:
+        """Free the weights when the last answer that holds them ends, and return what takes room until then.
+
+        Until then they may be leased anew; with `leaving`, whoever asks for them waits until they are loaded again.
+        """
+        if (entry := self._entries.get(digest)) is not None:
+            entry.retired, entry.leaving = True, leaving or entry.leaving
             self._rest(entry)
         else:
             self.host.drop(digest)
+        return entry
 
     def keep(self, digest: str) -> None:
         """Take `retire` back: the weights have become current again."""
@@ -188,8 +190,7 @@ class Residency:
 
     def unpinned(self, digest: str) -> None:
         """Take note that weights are not pinned any more."""
-        entry = self._entries.get(digest)
-        if entry is not None:
+        if (entry := self._entries.get(digest)) is not None:
             self._rest(entry)
         self._advance()
 
@@ -221,9 +222,9 @@ class Residency:
 
     def _rest(self, entry: Entry) -> None:
         """Free an entry that is wanted no more, or let it go when it has been idle for long."""
-        if not entry.idle or self._waiting.want(entry.digest) is not None:
+        if not entry.idle or (self._waiting.want(entry.digest) is not None and not entry.leaving):
             return
-        if entry.retired:
+        if entry.retired or entry.leaving:
             self.host.drop(entry.digest)
             self._unload(entry)
         else:
@@ -325,7 +326,7 @@ class Residency:
         if leaving := [victim.task for victim in victims if victim.task is not None]:
             await asyncio.wait(leaving)
         if any(self._entries.get(victim.digest) is victim for victim in victims):
-            raise _RoomKept
+            raise RoomKept
         started = self._clock()
         if self._engine.host_tier and (staging := self.host.stage(adapter)) is not None:
             await asyncio.wait((staging,))
@@ -343,8 +344,8 @@ class Residency:
             entry.used_at = self._clock()
             self._serve(entry)
         else:
-            del self._entries[entry.digest]
-            if not isinstance(error, _RoomKept):
+            self._forget(entry)
+            if not isinstance(error, RoomKept):
                 self._fail_load(entry.digest, error)
         self._advance()
         self._rest(entry)
@@ -369,8 +370,12 @@ class Residency:
             loop.call_later(RETRY_SECONDS, self._retry, entry)
             self._serve(entry)
         else:
-            del self._entries[entry.digest]
+            self._forget(entry)
         self._advance()
+
+    def _forget(self, entry: Entry) -> None:
+        del self._entries[entry.digest]
+        entry.gone.set()
 
     def _retry(self, entry: Entry) -> None:
         if not self._stopped:
@@ -393,7 +398,3 @@ class Residency:
         """Whether weights are being read or loaded."""
         entry = self._entries.get(digest)
         return digest in self._reading or (entry is not None and entry.state is State.LOADING)
-
-
-class _RoomKept(Exception):
-    """The engine did not free the room that was promised; those who wait go on waiting."""

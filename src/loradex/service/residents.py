@@ -11,6 +11,7 @@ from loradex.engine.base import Engine, Progress
 from loradex.errors import AdapterNotFound, Conflict
 from loradex.registry.registry import Registry
 from loradex.registry.selecting import select
+from loradex.service.departure import SECONDS, Departure, depart
 from loradex.service.ending import EFFECT
 from loradex.service.names import Names
 from loradex.service.pins import Pins
@@ -77,19 +78,33 @@ class Residents:
             await self._replacer.let_go(digest)
             self._residency.unpinned(digest)
 
-    async def unload(self, reference: str, *, disable: bool = False, actor: str = "") -> None:
-        """Free the weights as soon as no answer uses them: of every version for a bare name, else of that one.
+    async def unload(
+        self,
+        reference: str,
+        *,
+        how: Departure = "detach",
+        seconds: float = SECONDS,
+        disable: bool = False,
+        actor: str = "",
+        progress: Progress | None = None,
+    ) -> None:
+        """Free the weights of every version for a bare name, else of that one.
 
         Args:
             reference: which.
+            how: what happens to the answers that use them, and whether that is waited for.
+            seconds: how long at most.
             disable: also take the name out of the model list (vLLM's unload); `add` and `load` bring it back.
             actor: who asks, for the history.
+            progress: told every stage.
 
         Raises:
             InvalidRequest, AdapterNotFound: about the reference; a disabled name cannot be disabled again.
-            Conflict: it is pinned.
+            Conflict: it is pinned, or in use for longer.
         """
         wanted = Reference.parse(reference)
+        if progress is not None:
+            progress(how, 0.0)
         async with self._names.alone(wanted.name):
             record = await asyncio.to_thread(self._registry.get, wanted.name, self._engine.info.digest)
             bare = wanted == Reference(wanted.name)
@@ -101,8 +116,9 @@ class Residents:
                 if not record.enabled:
                     raise AdapterNotFound(f"The adapter `{wanted.name}` is disabled already")
                 await self._replacer.change(partial(self._registry.enable, wanted.name, False, actor=actor))
-            for digest in digests:
-                self._residency.retire(digest)
+            retire = partial(self._residency.retire, leaving=how == "force")
+            entries = [entry for digest in digests if (entry := retire(digest)) is not None]
+        await depart(self._residency, entries, how, seconds)
 
     async def _bring_in(self, wanted: Reference, actor: str, progress: Progress | None, *, pin: bool = False) -> Change:
         started = self._clock()

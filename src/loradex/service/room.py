@@ -11,6 +11,10 @@ from loradex.service.lease import Entry, State
 from loradex.service.usage import Ledger
 
 
+class RoomKept(Exception):
+    """The engine did not free the room that was promised; those who wait go on waiting."""
+
+
 class Room:
     """The room that a budget leaves in the engine, seen through what takes it.
 

@@ -16,15 +16,15 @@ class JobReply(BaseModel):
     """A long operation. It can be cancelled until its stage is `commit`."""
 
     id: str
-    kind: str = Field(description="`add`, `promote`, `rollback` or `load`")
+    kind: str = Field(description="`add`, `promote`, `rollback`, `load` or `unload`")
     target: str
     actor: str
     state: Literal["running", "cancelling", "done", "failed", "cancelled"]
-    stage: str = Field(description="What it does, or did last: `check`, `pack`, `load`, `warm` or `commit`")
+    stage: str = Field(description="What it does, or did last: `check`, `pack`, `load`, `warm`, `commit`; `drain`")
     progress: float = Field(description="Share of the stage that is done, from 0 to 1, where that is known")
     created_at: datetime
     ended_at: datetime | None
-    result: ChangeReply | None = Field(description="What it did, once it is done")
+    result: ChangeReply | None = Field(description="What it did, once it is done; null for `unload`")
     error: ErrorBody | None = Field(description="Why it failed")
 
     @classmethod
