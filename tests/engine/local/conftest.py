@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
 
 import pytest
+import torch
 
 from loradex.adapters.read import read_adapter
 from loradex.engine.config import EngineConfig
@@ -34,10 +36,19 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Family]:
 
 
 @pytest.fixture
-def running() -> Running:
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The host, or what `tiny.DEVICES` says."""
+    wanted = torch.device(getattr(request, "param", "cpu"))
+    if wanted.type == "cuda" and (os.environ["TRITON_INTERPRET"] == "1" or not torch.cuda.is_available()):
+        pytest.skip("needs a graphics card and `make test-gpu`")
+    return wanted
+
+
+@pytest.fixture
+def running(device: torch.device) -> Running:
     @asynccontextmanager
     async def run(family: Family, **settings: object) -> AsyncIterator[LocalEngine]:
-        defaults = {"model": str(family.base), "kv_cache_memory": 1 << 24, "threads": 1}
+        defaults = {"model": str(family.base), "kv_cache_memory": 1 << 24, "threads": 1, "device": str(device)}
         engine = LocalEngine(EngineConfig(**(defaults | settings)))
         await engine.start()
         try:

@@ -295,7 +295,7 @@ async def test_half_a_character_is_not_shown_until_it_is_whole(llama, running: R
         ({"model": "/nowhere/at-all"}, "neither a folder nor a repository"),
         ({"max_model_len": 100_000}, "own limit is 256"),
         ({"max_model_len": 256, "kv_cache_memory": 10_000}, "kv_cache_memory"),
-        ({"device": "toaster"}, "No device"),
+        ({"device": "cuda:99"}, "No device"),
     ],
 )
 async def test_wrong_settings_are_refused_with_the_fix(llama, settings: dict[str, object], said: str) -> None:
@@ -303,6 +303,23 @@ async def test_wrong_settings_are_refused_with_the_fix(llama, settings: dict[str
     with pytest.raises(ConfigInvalid, match=said) as caught:
         await engine.start()
     assert caught.value.hint
+
+
+async def test_a_device_without_room_for_an_adapter_is_busy_not_broken(llama, running, monkeypatch) -> None:
+    async with running(dataclasses.replace(llama, adapters=())) as engine:
+        # A card's memory is the one thing that the host cannot run out of.
+        monkeypatch.setattr(engine._loader, "read", fail_for_want_of_memory)
+        with pytest.raises(Overloaded, match="no memory"):
+            await engine.load(llama.adapters[0])
+        monkeypatch.undo()
+        await engine.load(llama.adapters[0])
+    monkeypatch.setattr("loradex.engine.local.engine.KVCache", fail_for_want_of_memory)
+    with pytest.raises(ConfigInvalid, match="does not hold"):
+        await LocalEngine(EngineConfig(model=str(llama.base))).start()
+
+
+def fail_for_want_of_memory(*args: object) -> None:
+    raise torch.OutOfMemoryError("tried to allocate more than there is")
 
 
 async def test_an_architecture_that_would_answer_wrongly_is_refused(llama, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from loradex.engine.local.kvcache_fp8 import FP8, LARGEST, Fp8Cache
 
 from .test_parity import digest, prompts
 from .test_quantized import all_logits
-from .tiny import Running, answer
+from .tiny import DEVICES, Running, answer
 
 ROUNDED = "eager_on_fp8"
 CPU = torch.device("cpu")
@@ -82,6 +82,7 @@ def test_the_compiled_reader_is_torchs(dtype: torch.dtype, scale: float, cells: 
     assert torch.equal(ours.nan_to_num(), plain.nan_to_num())
 
 
+@DEVICES
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma2"])
 async def test_the_engine_answers_as_transformers_on_rounded_keys(name: str, family, running: Running) -> None:
     made = family(name)

@@ -6,14 +6,13 @@ import sys
 
 import pytest
 import torch
-import triton
 
 from loradex.engine.local import compiled
 from loradex.engine.local.lora import LoraPair, Segment, Table, apply_lora
 from loradex.engine.local.triton_job import DTYPES, TritonJob, TritonTable, deviation
 
 from .test_lora import calls, decodes, pair
-from .tiny import Running
+from .tiny import DEVICES, Running
 
 RANKS = [4, None, 13, 1, 80, 64, 16]
 SHAPES = [(40, 300), (150, 34)]
@@ -37,13 +36,6 @@ MIXED = [
     Segment(93, 109, 6),
 ]
 """Tiles of few and of many rows, one of four; rows of the base between; one to three adapters a row."""
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)], ids=["interpreter", "card"])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    if request.param == "cuda" and (triton.knobs.runtime.interpret or not torch.cuda.is_available()):
-        pytest.skip("needs a graphics card and `make test-gpu`")
-    return torch.device(request.param)
 
 
 class Linear:
@@ -88,6 +80,7 @@ class Linear:
         return ours
 
 
+@DEVICES
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_mixed_segments(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
@@ -102,6 +95,7 @@ def test_mixed_segments(shape: tuple[int, int], dtype: torch.dtype, device: torc
     assert torch.equal(linear.add(x, y, MIXED), ours)
 
 
+@DEVICES
 def test_no_rows_with_an_adapter_that_changes_this_linear(device: torch.device) -> None:
     linear = Linear((40, 300), torch.bfloat16, device)
     x, y = linear.rows(3)
@@ -110,6 +104,7 @@ def test_no_rows_with_an_adapter_that_changes_this_linear(device: torch.device) 
     assert linear.add(*linear.rows(0), [Segment(0, 0, 0)]).shape == (0, 300)
 
 
+@DEVICES
 def test_inputs_and_pairs_that_lie_anywhere(device: torch.device) -> None:
     torch.manual_seed(2)
     linear = Linear((40, 300), torch.bfloat16, device)
@@ -122,6 +117,7 @@ def test_inputs_and_pairs_that_lie_anywhere(device: torch.device) -> None:
     linear.compare(x, y, [Segment(0, 2, 0), Segment(3, 5, 4)])
 
 
+@DEVICES
 def test_a_slot_can_be_emptied_and_filled_again(device: torch.device) -> None:
     torch.manual_seed(3)
     linear = Linear((40, 30), torch.float32, device)
@@ -131,6 +127,7 @@ def test_a_slot_can_be_emptied_and_filled_again(device: torch.device) -> None:
         linear.compare(x, y, [Segment(0, 2, 0), Segment(2, 24, 1)])
 
 
+@DEVICES
 @pytest.mark.parametrize("rows", [2, 20])
 def test_what_is_not_finite_stays_so_and_where_it_is(rows: int, device: torch.device) -> None:
     linear = Linear((40, 30), torch.bfloat16, device)
@@ -143,26 +140,30 @@ def test_what_is_not_finite_stays_so_and_where_it_is(rows: int, device: torch.de
     assert ours[2:].isfinite().all()
 
 
+@DEVICES
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_check_at_start_sees_no_more_than_rounding(dtype: torch.dtype, device: torch.device) -> None:
     torch.manual_seed(4)
     assert 0 < deviation(40, 30, dtype, device) <= DTYPES[dtype] / 2
 
 
-async def test_an_engine_computes_prompts_and_decodes_by_the_kernel(family, running: Running) -> None:
-    """On the CPU, for the interpreter: how the kernel is hooked in is the same. On a card `test_gpu.py` does this."""
+@DEVICES
+async def test_an_engine_computes_prompts_and_decodes_by_the_kernel(device, family, running: Running) -> None:
     made = family("llama")
     async with running(made) as engine:
         runner = engine._loop._runner  # the thread is idle: nothing was submitted
-        plans = decodes(made, [None, 0, 1, 2, 2, None, 0, 2])
-        runner.divide = None
-        reference = [runner.logits(plan) for plan in plans]
-        runner.divide = compiled.compile_triton(runner.model)
-        for linear in runner.model.linears.values():
-            for slot, own in enumerate(linear.table):
-                linear.job.put(slot, own)
-        for plan, theirs in zip(plans, reference, strict=True):
-            before = calls(engine)
+        if device.type == "cpu":  # the interpreter stands in for the card
+            runner.divide = compiled.compile_triton(runner.model)
+            for linear in runner.model.linears.values():
+                for slot, own in enumerate(linear.table):
+                    linear.job.put(slot, own)
+        kernel = runner.divide
+        assert isinstance(kernel.__self__, TritonTable)
+        for plan in decodes(made, [None, 0, 1, 2, 2, None, 0, 2]):
+            runner.divide, before = None, calls(engine)
+            theirs = runner.logits(plan)
+            assert calls(engine) == before
+            runner.divide = kernel
             torch.testing.assert_close(runner.logits(plan), theirs, atol=1e-4, rtol=0)
             assert all(after > earlier for after, earlier in zip(calls(engine), before, strict=True))
 

@@ -25,7 +25,7 @@ from loradex.engine.local.sequence import Sequence
 
 from . import options
 from .options import MIXED, OPTIONS, last_logits, load_option, save_option
-from .tiny import GREEDY, Family, Running
+from .tiny import DEVICES, GREEDY, Family, Running
 
 FAMILIES = tuple(dict.fromkeys(family for option in OPTIONS.values() for family in option.families))
 
@@ -70,11 +70,12 @@ def logits(engine: LocalEngine, asked: list[tuple[list[int], Mix[str]]]) -> tupl
         first.append(Chunk(row, 0, len(tokens), samples=True))
         rest.append(Chunk(row, 0, len(tokens) - 1, samples=False))
         last.append(Chunk(row, len(tokens) - 1, 1, samples=True))
-    whole = runner.logits(StepPlan(tuple(first)))
+    whole = runner.logits(StepPlan(tuple(first))).cpu()
     runner.logits(StepPlan(tuple(rest)))
-    return whole, runner.logits(StepPlan(tuple(last)))
+    return whole, runner.logits(StepPlan(tuple(last))).cpu()
 
 
+@DEVICES
 @pytest.mark.parametrize("name", FAMILIES)
 async def test_every_option_in_one_batch_says_what_peft_says(
     name: str, deck, family, running: Running, tmp_path: Path
@@ -115,6 +116,7 @@ def weighted_sum(made: Deck, members: dict[str, float]) -> PreTrainedModel:
     return summed
 
 
+@DEVICES
 @pytest.mark.parametrize("name", ["llama", "qwen3_moe"])
 async def test_a_mix_is_the_weighted_sum_of_what_each_does(name: str, deck, running: Running) -> None:
     made: Deck = deck(name)
@@ -157,6 +159,7 @@ async def test_options_on_packed_weights_in_bfloat16(name: str, deck, running: R
         assert names == []
 
 
+@DEVICES
 @pytest.mark.parametrize(
     ("name", "changing"), [("llama", ("ends", "norms", "use_dora")), ("qwen3_moe", ("experts", "experts_down"))]
 )

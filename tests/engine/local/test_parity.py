@@ -15,7 +15,9 @@ from loradex.engine.local.plan import Chunk, StepPlan
 from loradex.engine.local.sequence import Sequence
 
 from . import tiny
-from .tiny import GREEDY, Family, Running, answer
+from .tiny import DEVICES, GREEDY, Family, Running, answer
+
+pytestmark = DEVICES
 
 
 def prompts(count: int) -> list[list[int]]:
@@ -59,7 +61,7 @@ async def test_logits_of_a_mixed_batch_are_those_of_peft(name: str, family, runn
             block += 3
             made_up = Sequence("x", tokens, len(tokens), GREEDY, Mix.of(digest(made, adapter)), blocks=blocks)
             chunks.append(Chunk(made_up, 0, len(tokens), samples=True))
-        ours = runner.logits(StepPlan(tuple(chunks)))
+        ours = runner.logits(StepPlan(tuple(chunks))).cpu()
     theirs = torch.stack([oracle.logits(tokens, adapter)[-1] for tokens, adapter in cases])
     # Adapters that changed little would make these tests blind.
     base = torch.stack([oracle.logits(tokens, None)[-1] for tokens, _ in cases])
@@ -101,7 +103,7 @@ async def test_logits_of_mixes_are_those_of_peft_weighted_sums(family, running: 
             row = Sequence("x", own, len(own), GREEDY, mix, blocks=list(range(3 * i, 3 * i + 3)))
             prefill.append(Chunk(row, 0, len(own), samples=True))
             decode.append(Chunk(row, len(own) - 1, 1, samples=True))
-        ours = [runner.logits(StepPlan(tuple(chunks))) for chunks in (prefill, decode)]
+        ours = [runner.logits(StepPlan(tuple(chunks))).cpu() for chunks in (prefill, decode)]
     theirs = [oracle.logits(own, oracle.combine(m) if m else None)[-1] for own, m in zip(tokens, asked, strict=True)]
     for path in ours:
         torch.testing.assert_close(path, torch.stack(theirs), atol=1e-4, rtol=0)

@@ -33,7 +33,7 @@ def all_logits(engine: LocalEngine, made: Family, prompt: list[list[int]]) -> to
         mix = Mix.of(digest(made, i - 1 if i else None))
         row = Sequence("x", prompt[i], len(prompt[i]), GREEDY, mix, blocks=list(range(3 * i, 3 * i + 3)))
         chunks.append(Chunk(row, 0, len(prompt[i]), samples=True))
-    found = engine._loop._runner.logits(StepPlan(tuple(chunks)))  # the thread is idle: nothing was submitted
+    found = engine._loop._runner.logits(StepPlan(tuple(chunks))).cpu()  # the thread is idle: nothing was submitted
     return found[[order.index(i) for i in range(len(prompt))]]
 
 

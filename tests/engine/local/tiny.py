@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -208,6 +209,11 @@ class Family:
     def oracle(self, quantization: str = "none", attention: str = "eager") -> Oracle:
         return Oracle(self.base, [adapter.path for adapter in self.adapters], quantization, attention)
 
+
+DEVICES = pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)], ids=["host", "card"], indirect=True
+)
+"""For tests that hold on every device: on a graphics card by `make test-gpu`."""
 
 Running = Callable[..., AbstractAsyncContextManager[LocalEngine]]
 

@@ -60,7 +60,6 @@ def _dequantized(linear: QuantizedLinear) -> Callable[[int, int], torch.Tensor]:
         whole = linear.rounded.values(torch.float32)
     else:
         # Products with multiples of the unit vectors, so large that the bias is lost beside them, and taken away.
-        device = None if linear.bias is None else linear.bias.device
-        unit = torch.eye(linear.in_features, dtype=linear.weight.dtype, device=device or "cuda") * 1024
+        unit = torch.eye(linear.in_features, dtype=linear.weight.dtype, device=linear.device) * 1024
         whole = ((linear.product(unit) - linear.product(unit[:1] * 0)) / 1024).t()
     return lambda begin, end: whole[begin:end]

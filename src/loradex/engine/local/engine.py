@@ -24,6 +24,7 @@ from loradex.engine.local import model as base_model
 from loradex.engine.local.blocks import Blocks
 from loradex.engine.local.change import Weights
 from loradex.engine.local.compiled import compile_kernels
+from loradex.engine.local.device import find_device
 from loradex.engine.local.extras import fit
 from loradex.engine.local.kvcache import KVCache
 from loradex.engine.local.kvcache_fp8 import FP8, Fp8Cache
@@ -40,7 +41,7 @@ from loradex.engine.local.slots import Slots
 from loradex.engine.local.team import dismiss
 from loradex.engine.local.text import Text
 from loradex.engine.local.weights import Contents
-from loradex.errors import ConfigInvalid, EngineStopped
+from loradex.errors import ConfigInvalid, EngineStopped, Overloaded
 
 SMALL = 64 << 20
 """Bytes of weights below which the threads wait for each other longer than they compute (`benchmarks/LOG.md`)."""
@@ -77,7 +78,13 @@ class LocalEngine:
             if not events.is_closed():
                 events.call_soon_threadsafe(self._deliver, messages)
 
-        runner, scheduler = await asyncio.to_thread(self._build, tell)
+        try:
+            runner, scheduler = await asyncio.to_thread(self._build, tell)
+        except torch.OutOfMemoryError as error:
+            raise ConfigInvalid(
+                f"The memory of {self.config.device!r} does not hold model and cache: {error}",
+                hint="Lower `--kv-cache-memory`, quantize with `--quantization`, or serve a smaller model",
+            ) from error
         self._loop = Loop(scheduler, runner, post)
         self._loop.start()
         tell("ready", 1.0)
@@ -133,13 +140,19 @@ class LocalEngine:
 
         Raises:
             AdapterDamaged: its files are gone or changed.
-            Overloaded: every slot is taken.
+            Overloaded: every slot is taken, or the device's memory.
         """
         loop = self._running()
         if adapter.digest in loop.snapshot.places:
             return LoadReport(0.0, 0.0, 0)
         began = time.perf_counter()
-        weights = await self._loader.load(adapter, self._fit)
+        try:
+            weights = await self._loader.load(adapter, self._fit)
+        except torch.OutOfMemoryError as error:
+            raise Overloaded(
+                f"{self.info.device} has no memory for an adapter of {self.footprint(adapter)} bytes",
+                hint="Unload an adapter, or serve with less `--adapter-memory` or `--kv-cache-memory`",
+            ) from error
         read = time.perf_counter()
         await asyncio.wrap_future(loop.install(adapter.digest, weights))
         return LoadReport(read - began, time.perf_counter() - read, weights.nbytes)
@@ -212,7 +225,7 @@ class LocalEngine:
 
     def _build(self, tell: Progress) -> tuple[Runner, Scheduler]:
         """Load and assemble everything; runs in a worker thread."""
-        device = _device(self.config.device)
+        device = find_device(self.config.device)
         tell("model files", 0.0)
         folder = base_model.find(self.config.model, self.config.revision)
         _set_threads(self.config.threads, folder)
@@ -275,15 +288,6 @@ def _set_threads(threads: int | None, folder: Path) -> None:
         threads = 1
     if threads is not None:
         torch.set_num_threads(threads)
-
-
-def _device(name: str) -> torch.device:
-    if name != "auto":
-        try:
-            return torch.device(name)
-        except RuntimeError as error:
-            raise ConfigInvalid(f"No device {name!r}", hint="Use `auto`, `cpu`, `cuda` or `cuda:N`") from error
-    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
 def _end_tokens(model: BaseModel, text: Text) -> tuple[int, ...]:

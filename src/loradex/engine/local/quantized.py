@@ -33,6 +33,7 @@ class QuantizedLinear(nn.Module):
         weight = linear.weight.detach().t() if isinstance(linear, Conv1D) else linear.weight.detach()
         self.out_features, self.in_features = weight.shape
         self.bias = linear.bias
+        self.device = weight.device
         self.weight = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
         rounded = round_weight(weight, method)
         self.nbytes = rounded.nbytes

@@ -32,7 +32,7 @@ class Runner:
         self.block_size = block_size
         self.eos = eos
         self.divide = divide
-        self._offsets = torch.arange(block_size, device=model.device)
+        self._offsets = torch.arange(block_size)
 
     def install(self, digest: str, weights: Weights) -> int:
         """Put an adapter's tensors into the tables; return its slot.
@@ -95,10 +95,10 @@ class Runner:
         return output.logits[0]
 
     def _batch(self, chunks: Sequence[Chunk], ends: Sequence[int]) -> Batch:
-        cells = [self._cells(chunk) for chunk in chunks]
+        device, cells = self.model.device, [self._cells(chunk) for chunk in chunks]
         written = torch.cat([own[chunk.start :] for own, chunk in zip(cells, chunks, strict=True)])
         placed = list(zip(chunks, ends, cells, strict=True))
-        prompts = (Rows(e - c.length, e, c.start, own) for c, e, own in placed if c.length > 1)
+        prompts = (Rows(e - c.length, e, c.start, own.to(device)) for c, e, own in placed if c.length > 1)
         decodes = [(c.start, e - 1, own) for c, e, own in placed if c.length == 1]
         segments = tuple(self._segments((chunk, chunk.length) for chunk in chunks))
         taken, left = self.divide(segments) if self.divide is not None and segments else (None, segments)
@@ -106,15 +106,15 @@ class Runner:
             tuple(prompts),
             self._decodes(*zip(*decodes, strict=True)) if decodes else None,
             segments,
-            written,
+            written.to(device),
             taken,
             left,
             tuple(self._segments((chunk, 1) for chunk in chunks if chunk.samples)) if self.model.head_changes else (),
         )
 
     def _cells(self, chunk: Chunk) -> torch.Tensor:
-        """Return the cells of all tokens of a sequence up to the chunk's end."""
-        blocks = torch.tensor(chunk.sequence.blocks, device=self.model.device)
+        """Return the cells of all tokens of a sequence up to the chunk's end, on the host: one copy brings a step's."""
+        blocks = torch.tensor(chunk.sequence.blocks)
         cells = (blocks.unsqueeze(1) * self.block_size + self._offsets).flatten()
         return cells[: chunk.start + chunk.length]
 
@@ -124,7 +124,7 @@ class Runner:
         padded = pad_sequence(list(cells), batch_first=True, padding_value=-1)
         return Decodes(
             rows=torch.tensor(rows, device=device),
-            cells=torch.where(padded < 0, padded[:, :1], padded),
+            cells=torch.where(padded < 0, padded[:, :1], padded).to(device),
             position=torch.tensor(positions, device=device).unsqueeze(1) if ragged else None,
         )
 
