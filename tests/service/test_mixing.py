@@ -220,6 +220,11 @@ async def test_immediate_switches_the_member_and_leaves_the_rest(deck: Deck) -> 
         await stream.rest()
         assert stream.finished is not None
         assert dict(stream.finished.mix.members) == {digest: 0.5, legal: 2.0}
+    assert [sorted(map(str, mix.adapters)) for mix in streams[0].answer.spoken] == [
+        ["legal@1", "medical@1"],
+        ["legal@1", "medical@2"],
+    ]
+    assert [str(mix) for mix in streams[1].answer.spoken] == ["medical@1*0.5+legal@1*2"]
     await deck.settle()
     assert deck.resident() == {new, legal}
     assert deck.leases() == 0

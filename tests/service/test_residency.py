@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from loradex.adapters.adapter import Adapter
-from loradex.core.adapter import Reference
+from loradex.core.adapter import AdapterRef, Reference
 from loradex.core.mix import Mix
 from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
@@ -423,7 +423,7 @@ async def test_move_takes_requests_and_leases_over(make: MakeBench) -> None:
     old, new = await bench.held(A), await bench.held(B)
     running = asyncio.create_task(drive(bench, old))
     await turns()
-    moving = asyncio.create_task(bench.residency.move(A, B, Reference("a").__eq__))
+    moving = asyncio.create_task(bench.residency.move(A, AdapterRef("a", 2, B), Reference("a").__eq__))
     await asyncio.sleep(0)
     late = await bench.held(A)
     assert late.begin("late") == B  # the engine would get it too late for the switch
@@ -447,7 +447,7 @@ async def test_a_request_that_asked_for_the_old_weights_themselves_is_never_swit
     running = asyncio.create_task(drive(bench, pinned))
     await turns()
     late = await bench.residency.acquire(A, reference=Reference("a", version=1))
-    assert await bench.residency.move(A, B, Reference("a").__eq__) == 0
+    assert await bench.residency.move(A, AdapterRef("a", 2, B), Reference("a").__eq__) == 0
     assert (follower.digest, pinned.digest, late.digest, late.begin("late")) == (B, A, A, A)
     assert [held.digest for held in bench.engine.resident() if held.running] == [A]
     running.cancel()
@@ -462,7 +462,7 @@ async def test_a_switch_that_fails_leaves_the_leases_where_they_are(make: MakeBe
     old, new = await bench.held(A), await bench.held(B)
     bench.engine.fail_switch = True
     with pytest.raises(EngineFailed):
-        await bench.residency.move(A, B, Reference("a").__eq__)
+        await bench.residency.move(A, AdapterRef("a", 2, B), Reference("a").__eq__)
     assert (old.digest, old.begin("r")) == (A, A)
     old.release()
     new.release()

@@ -28,12 +28,14 @@ class TokenLogprob:
 class Delta:
     """The next piece of an answer. `text` may be empty while a character or a stop string is incomplete.
 
-    `logprobs` has one entry a token when they were asked for, else it is empty.
+    `logprobs` has one entry a token when they were asked for, else it is empty. `mix` are the weights that chose the
+    tokens, by digest.
     """
 
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] = ()
+    mix: Mix[str] = field(default_factory=Mix)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ class Echo:
         if end is not None and stop is None:
             text = self._text.flush() + text
         logprobs = () if sampling.logprobs is None else (_logprob(token, sampling.logprobs),)
-        return Delta(text, (token,), logprobs), end
+        return Delta(text, (token,), logprobs, self.mix), end
 
     def finished(self, reason: FinishReason, stop_reason: int | str | None, queued: float) -> Finished:
         """Return the end of this answer."""

@@ -7,15 +7,17 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 
 from loradex import __version__
-from loradex.core.adapter import Reference
+from loradex.core.adapter import AdapterRef, Reference
 from loradex.core.event import Delta, Event, Finished, TokenLogprob
+from loradex.core.mix import Mix
 from loradex.errors import EngineFailed
 from loradex.server.wire.usage import Usage
 from loradex.service.generate import Answer, Ask
 from loradex.service.service import Service
 
 ADAPTER = "x-loradex-adapter"
-"""Header that names the version which answers, or all of a mix with their weights."""
+"""Header that names the version which answers, or all of a mix with their weights; several, one after the other, where
+an `immediate` replace came in between. That of a stream is sent before, and names who begins."""
 
 STICKY = "x-loradex-sticky"
 """Header of a request: while a canary runs, equal values are answered by one version. Else the field `user` decides."""
@@ -69,13 +71,21 @@ class Answers:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The header that says who answers."""
-        return {ADAPTER: str(self._answers[0].mix)}
+        """The header that says who has answered so far; before the first word, who begins."""
+        return {ADAPTER: ", ".join(map(str, self._spoken))}
 
     @property
     def fingerprint(self) -> str:
-        """This server's version and the digests that answer, which tell whether two answers can be compared."""
-        return f"loradex-{__version__}-{self._answers[0].mix.map(lambda ref: ref.digest[:12])}"
+        """This server's version and the digests that have answered so far.
+
+        Answers with equal ones can be compared. After an `immediate` replace in the middle there are several.
+        """
+        digests = (str(mix.map(lambda ref: ref.digest[:12])) for mix in self._spoken)
+        return f"loradex-{__version__}-{'>'.join(digests)}"
+
+    @property
+    def _spoken(self) -> Sequence[Mix[AdapterRef]]:
+        return list(dict.fromkeys(mix for answer in self._answers for mix in answer.spoken))
 
     def prompt_tokens(self, index: int) -> int:
         """Return the size of the prompt to which answer `index` belongs."""

@@ -96,6 +96,7 @@ async def _chunks(answers: Answers, chat_id: str, body: ChatRequest) -> AsyncGen
         yield {**head, "choices": [{"index": index, **role}], **meter.chunk(index)}
     async for index, event in answers.events():
         meter.count(index, event)
+        head["system_fingerprint"] = answers.fingerprint  # it changes with an `immediate` replace
         yield {**head, "choices": [{"index": index, **_delta(event)}], **meter.chunk(index)}
     for last in meter.end():
         yield {**head, **last}

@@ -126,6 +126,7 @@ class _Call:
             yield chunk(index, self._echo(index))
         async for index, event in answers.events():
             meter.count(index, event)
+            head["system_fingerprint"] = answers.fingerprint  # it changes with an `immediate` replace
             if isinstance(event, Delta):
                 told = logprobs.for_completion(event.logprobs, offsets[index]) if event.logprobs else None
                 offsets[index] += sum(len(each.text) for each in event.logprobs)

@@ -68,8 +68,8 @@ class Aftermath:
 
     def ended(self, answer: Answer) -> None:
         """Take note of an answer that has ended."""
-        self._observe(answer.mix, answer.outcome)
-        if answer.shadow is not None and answer.outcome in ("stop", "length"):
+        self._observe(answer.spoken[-1], answer.outcome)
+        if answer.shadow is not None and answer.outcome in ("stop", "length") and answer.spoken == (answer.mix,):
             copy = Copy(
                 request_id=answer.request_id,
                 ref=answer.mix.adapters[0],

@@ -27,7 +27,7 @@ class Answer:
     Attributes:
         request_id: as asked, or made up.
         model: the name that answers, as asked: `medical@prod`; for the base its served name.
-        mix: the pinned versions that answer; none for the base.
+        mix: the pinned versions that begin to answer; none for the base.
         prompt_tokens: the prompt's token ids.
         requests: what the engine is asked, one for each answer.
         shadow: the version that is to get a copy of the request, None for none.
@@ -69,6 +69,7 @@ class Answer:
         self._clock = clock
         self._arrived = arrived
         self._said: dict[int, float] = {}
+        self._spoken: dict[Mix[str], Mix[AdapterRef]] = {}
         self._output = 0
         self._closed = False
         self._pumps: list[asyncio.Task[None]] = []
@@ -128,6 +129,11 @@ class Answer:
         if running := [pump for pump in self._pumps if not pump.done()]:
             await asyncio.wait(running)
 
+    @property
+    def spoken(self) -> Sequence[Mix[AdapterRef]]:
+        """The mixes whose words were read so far, in order: after `immediate` replaces more than one."""
+        return tuple(self._spoken.values()) or (self.mix,)
+
     def _revoked(self) -> None:
         """Stop at once: an adapter leaves, whoever uses it."""
         if not self._closed:
@@ -170,6 +176,8 @@ class Answer:
             self._metrics.finished(event.reason)
             return
         self._output += len(event.token_ids)
+        if event.mix not in self._spoken:
+            self._spoken[event.mix] = self._named(event.mix)
         if self.shadow is not None and index == 0:
             self.text += event.text
         if index in self._said:
@@ -177,3 +185,10 @@ class Answer:
         else:
             self._metrics.first_token(self.mix, now - self._arrived)
         self._said[index] = now
+
+    def _named(self, mix: Mix[str]) -> Mix[AdapterRef]:
+        """Return the versions that weights of the engine are."""
+        own = {ref.digest: ref for ref in self.mix.adapters}
+        if own.keys() == set(mix.adapters):
+            return self.mix  # in the order in which they were asked for
+        return mix.map({ref.digest: ref for ref in (*own.values(), *self._lease.moves)}.__getitem__)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from loradex.core.adapter import Reference
+from loradex.core.adapter import AdapterRef, Reference
 
 
 class State(Enum):
@@ -96,9 +96,10 @@ Follows = Callable[[Reference], bool]
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """An `immediate` replace under way: requests whose reference follows it go on under `target`."""
+    """An `immediate` replace under way: requests whose reference follows it go on under `target`, which is `ref`."""
 
     target: Entry
+    ref: AdapterRef
     follows: Follows
 
 
@@ -110,10 +111,11 @@ class Lease:
         hit: whether the weights were resident when it was asked for.
         waits: its request waits for more weights and has not begun, so that it does not end before others do.
         requests: ids of the requests that the engine was given under it.
+        moves: the versions that it went over to.
         revoked: told when the weights are to leave now; whoever holds them without it is waited for.
     """
 
-    __slots__ = ("_ended", "_entry", "hit", "reference", "requests", "revoked", "waits")
+    __slots__ = ("_ended", "_entry", "hit", "moves", "reference", "requests", "revoked", "waits")
 
     def __init__(
         self, entry: Entry, ended: Callable[[Entry], None], reference: Reference | None, *, hit: bool = True
@@ -124,6 +126,7 @@ class Lease:
         self.hit = hit
         self.waits = False
         self.requests: set[str] = set()
+        self.moves: list[AdapterRef] = []
         self.revoked: Callable[[], None] | None = None
         entry.leases.add(self)
 
@@ -142,7 +145,7 @@ class Lease:
             raise RuntimeError("The lease was released: no request may begin under it")
         moving = self._entry.moving
         if moving is not None and self.follows(moving.follows):
-            self.move(moving.target)
+            self.move(moving.target, moving.ref)
         self.requests.add(request)
         return self._entry.digest
 
@@ -150,8 +153,9 @@ class Lease:
         """Whether this request goes along with a replace."""
         return self.reference is not None and follows(self.reference)
 
-    def move(self, entry: Entry) -> None:
-        """Hold `entry` instead."""
+    def move(self, entry: Entry, ref: AdapterRef) -> None:
+        """Hold `entry` instead, which is that of `ref`."""
+        self.moves.append(ref)
         if self._entry is not None:
             self._entry.leases.discard(self)
             self._entry = entry

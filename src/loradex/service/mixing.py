@@ -27,6 +27,11 @@ class MixLease:
         # In one order, so that requests which only name the members in another one share rows and cached blocks.
         return Mix(tuple(sorted(mix.members)))
 
+    @property
+    def moves(self) -> Sequence[AdapterRef]:
+        """The versions that members of it went over to, in `immediate` replaces."""
+        return [ref for lease in self._leases.values() for ref in lease.moves]
+
     def on_revoke(self, told: Callable[[], None]) -> None:
         """Say who is to be told when one of the members leaves before its time."""
         for lease in self._leases.values():

@@ -239,7 +239,7 @@ class Replacer:
 
     async def _switch(self, old: AdapterRef, new: AdapterRef, record: AdapterRecord | None) -> int:
         try:
-            return await self._residency.move(old.digest, new.digest, partial(_means, record, new.digest))
+            return await self._residency.move(old.digest, new, partial(_means, record, new.digest))
         except LoradexError as error:
             raise EngineFailed(
                 f"New requests get `{new}`, but running ones could not be switched and finish on `{old}`: "

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from loradex.adapters.adapter import Adapter
-from loradex.core.adapter import Reference
+from loradex.core.adapter import AdapterRef, Reference
 from loradex.engine.base import Engine
 from loradex.errors import AdapterTooLarge, EngineStopped
 from loradex.service.budget import Budget
@@ -161,16 +161,16 @@ class Residency:
         if digest in self._entries:
             self._entries[digest].retired = False
 
-    async def move(self, old: str, new: str, follows: Follows) -> int:
+    async def move(self, old: str, new: AdapterRef, follows: Follows) -> int:
         """Switch the requests that follow, and their leases, from `old` to resident `new`; return how many moved.
 
         Raises:
             LoradexError: the engine could not switch; every request goes on under `old`.
         """
-        source, target = self._entries.get(old), self._entries.get(new)
+        source, target = self._entries.get(old), self._entries.get(new.digest)
         if source is None or target is None or not source.leases:
             return 0
-        moved = await switch(self._engine, source, target, follows)
+        moved = await switch(self._engine, source, target, new, follows)
         self._rest(source)
         self._advance()
         return moved

@@ -35,7 +35,7 @@ class Output:
             end = End("stop", stop)
         elif end is not None:
             shown += self._stops.flush()
-        return Delta(shown, (choice.token,), self._logprobs(choice)), end
+        return Delta(shown, (choice.token,), self._logprobs(choice), sequence.mix), end
 
     def _logprobs(self, choice: Choice) -> tuple[TokenLogprob, ...]:
         if choice.logprob is None:
