@@ -131,7 +131,7 @@ class Answer:
 
     @property
     def spoken(self) -> Sequence[Mix[AdapterRef]]:
-        """The mixes whose words were read so far, in order: after `immediate` replaces more than one."""
+        """The mixes that worked on it so far, in order: after `immediate` replaces more than one."""
         return tuple(self._spoken.values()) or (self.mix,)
 
     def _revoked(self) -> None:
@@ -151,7 +151,9 @@ class Answer:
     async def _pump(self, index: int) -> None:
         # Nothing is awaited between `begin` and the engine's taking the request, so no switch comes in between. The
         # pumps of one answer take their first step one directly after the other, so all of them begin alike.
-        request = replace(self.requests[index], mix=self._lease.begin(self.requests[index].id))
+        mix = self._lease.begin(self.requests[index].id)
+        self._spoken.setdefault(mix, self._named(mix))
+        request = replace(self.requests[index], mix=mix)
         async with closing(self._engine.generate(request)) as events:
             async for event in events:
                 await self._room.acquire()
