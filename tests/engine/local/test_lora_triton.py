@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 
 import pytest
 import torch
 
 from loradex.engine.local import compiled
+from loradex.engine.local.change import affine
 from loradex.engine.local.lora import LoraPair, Segment, Table, apply_lora
-from loradex.engine.local.triton_job import DTYPES, TritonJob, TritonTable, deviation
+from loradex.engine.local.triton_job import DTYPES, TritonGroup, TritonJob, TritonTable, deviation
 
 from .test_lora import calls, decodes, pair
 from .tiny import DEVICES, Running
 
 RANKS = [4, None, 13, 1, 80, 64, 16]
-SHAPES = [(40, 300), (150, 34)]
+WIDE, DEEP = (40, 300), (150, 34)
 """More outputs than a tile of few or of many rows has, and more inputs than are read at a time; no width is round."""
 
 ROUNDING = {torch.float32: 4e-6, torch.float16: 2**-10, torch.bfloat16: 2**-6}
@@ -67,22 +69,29 @@ class Linear:
         return ours
 
     def compare(self, x: torch.Tensor, y: torch.Tensor, segments: list[Segment]) -> torch.Tensor:
-        wide: Table = [own and LoraPair(own.a.float(), own.b.float(), own.scaling) for own in self.table]
-        ours, theirs, terms = self.add(x, y, segments), y.float().clone(), y.float().abs()
-        apply_lora(x.float(), theirs, segments, wide)
-        for segment in segments:
-            rows, own = slice(segment.start, segment.end), wide[segment.slot]
-            if own is not None:
-                product = (x[rows].float() @ own.a.t()).abs() @ own.b.abs()
-                terms[rows] += abs(segment.weight) * own.scaling * product
-        assert ours.dtype == self.dtype
-        assert ((ours.float() - theirs).abs() <= ROUNDING[self.dtype] * terms).all()
+        ours = self.add(x, y, segments)
+        assert_rounded(x, y, ours, segments, self.table)
         return ours
 
 
+def assert_rounded(x: torch.Tensor, y: torch.Tensor, ours: torch.Tensor, segments: list[Segment], table: Table) -> None:
+    """Assert that `ours` is what the reference in float32 adds to `y`, but for rounding."""
+    wide: Table = [own and LoraPair(own.a.float(), own.b.float(), own.scaling) for own in table]
+    theirs, terms = y.float().clone(), y.float().abs()
+    apply_lora(x.float(), theirs, segments, wide)
+    for segment in segments:
+        rows, own = slice(segment.start, segment.end), wide[segment.slot]
+        if own is not None:
+            product = (x[rows].float() @ own.a.t()).abs() @ own.b.abs()
+            terms[rows] += abs(segment.weight) * own.scaling * product
+    assert ours.dtype == y.dtype
+    assert ((ours.float() - theirs).abs() <= ROUNDING[y.dtype] * terms).all()
+
+
 @DEVICES
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [(WIDE, torch.float32), (WIDE, torch.bfloat16), (DEEP, torch.bfloat16), (DEEP, torch.float16)]
+)
 def test_mixed_segments(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
     torch.manual_seed(1)
     linear = Linear(shape, dtype, device)
@@ -93,6 +102,30 @@ def test_mixed_segments(shape: tuple[int, int], dtype: torch.dtype, device: torc
     assert 0 in base
     assert torch.equal(ours[base], y[base])
     assert torch.equal(linear.add(x, y, MIXED), ours)
+
+
+@DEVICES
+@pytest.mark.parametrize(("widths", "dtype"), [((300, 34, 70), torch.bfloat16), ((34, 300), torch.float32)])
+def test_linears_with_one_input_are_computed_together(
+    widths: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> None:
+    torch.manual_seed(5)
+    addresses = TritonTable(2, 5, device)
+    jobs = [TritonJob(addresses, 1 + member) for member in range(len(widths))]
+    tables: list[Table] = []
+    for job, width, ranks in zip(jobs, widths, ((4, 80), (None, 13), (16, None)), strict=False):
+        pairs = [None if rank is None else pair(rank, (40, width), dtype) for rank in ranks]
+        tables.append([own and LoraPair(own.a.to(device), own.b.to(device), own.scaling) for own in pairs])
+        for slot, own in enumerate(tables[-1]):
+            job.put(slot, own)
+    x = torch.randn(90, 40).to(device, dtype)
+    before = [torch.randn(90, width).to(device, dtype) for width in widths]
+    segments = [Segment(0, 1, 0), Segment(1, 9, 1), Segment(1, 9, 0, 0.5), Segment(10, 80, 0, 2.0), Segment(10, 80, 1)]
+    after = [y.clone() for y in before]
+    TritonGroup(jobs).add(x, after, addresses.divide(segments)[0])
+    for y, ours, table in zip(before, after, tables, strict=True):
+        assert_rounded(x, y, ours, segments, table)
+    assert [job.calls for job in jobs] == [1] * len(widths)
 
 
 @DEVICES
@@ -144,25 +177,34 @@ def test_what_is_not_finite_stays_so_and_where_it_is(rows: int, device: torch.de
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_check_at_start_sees_no_more_than_rounding(dtype: torch.dtype, device: torch.device) -> None:
     torch.manual_seed(4)
-    assert 0 < deviation(40, 30, dtype, device) <= DTYPES[dtype] / 2
+    assert 0 < deviation(40, [30, 300, 8], dtype, device) <= DTYPES[dtype] / 2
 
 
 @DEVICES
 async def test_an_engine_computes_prompts_and_decodes_by_the_kernel(device, family, running: Running) -> None:
-    made = family("llama")
+    made = family("qwen3")
     async with running(made) as engine:
         runner = engine._loop._runner  # the thread is idle: nothing was submitted
+        linears = runner.model.linears.values()
         if device.type == "cpu":  # the interpreter stands in for the card
             runner.divide = compiled.compile_triton(runner.model)
-            for linear in runner.model.linears.values():
+            for linear in linears:
                 for slot, own in enumerate(linear.table):
                     linear.job.put(slot, own)
-        kernel = runner.divide
+        kernel, groups = runner.divide, [linear.group for linear in linears]
         assert isinstance(kernel.__self__, TritonTable)
+        assert sorted(Counter(filter(None, groups)).values()) == [2, 2, 3, 3]
+        # What is done to an output before its pair is added, in a group too.
+        first = next(iter(linears))
+        first.change(runner.slots[made.adapters[0].digest], affine(torch.tensor(1.5, device=device), None))
         for plan in decodes(made, [None, 0, 1, 2, 2, None, 0, 2]):
+            for linear in linears:
+                linear.group = None
             runner.divide, before = None, calls(engine)
             theirs = runner.logits(plan)
             assert calls(engine) == before
+            for linear, group in zip(linears, groups, strict=True):
+                linear.group = group
             runner.divide = kernel
             torch.testing.assert_close(runner.logits(plan), theirs, atol=1e-4, rtol=0)
             assert all(after > earlier for after, earlier in zip(calls(engine), before, strict=True))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from itertools import count
 from subprocess import SubprocessError
 
 import torch
 
 from loradex.engine.local.batch import Divide
+from loradex.engine.local.group import Group
 from loradex.engine.local.kvcache_fp8 import Fp8Cache
 from loradex.engine.local.model import BaseModel
 from loradex.engine.local.packed import PackedLinear
@@ -53,22 +55,27 @@ def compile_triton(model: BaseModel) -> Divide | None:
     try:
         from triton import TritonError
 
-        from loradex.engine.local.triton_job import DTYPES, TritonJob, TritonTable, deviation
+        from loradex.engine.local.lora_triton import TOGETHER
+        from loradex.engine.local.triton_job import DTYPES, TritonGroup, TritonJob, TritonTable, deviation
     except ImportError as error:
         return _refused("Triton", error)
-    shapes = {(shape.in_features, shape.out_features) for shape in model.shapes().values()}
-    if model.dtype not in DTYPES or not shapes:
+    groups = [names[at : at + TOGETHER] for names in model.groups for at in range(0, len(names), TOGETHER)]
+    if model.dtype not in DTYPES or not groups:
         return None
+    shapes = model.shapes()
+    kinds = {(shapes[names[0]].in_features, *(shapes[name].out_features for name in names)) for names in groups}
     try:
-        off = max(deviation(*shape, model.dtype, model.device) for shape in shapes)
+        off = max(deviation(width, outputs, model.dtype, model.device) for width, *outputs in kinds)
     except (TritonError, OSError, RuntimeError, SubprocessError) as error:
         return _refused("Triton", error)
     if not off <= DTYPES[model.dtype]:
         return _refused("Triton", f"its LoRA kernel is off by {off:.1%} here")
-    slots = len(next(iter(model.linears.values())).table)
-    table = TritonTable(slots, len(model.linears), model.device)
-    for index, linear in enumerate(model.linears.values()):
-        linear.job = TritonJob(table, index)
+    table, index = TritonTable(len(model.linears[groups[0][0]].table), len(shapes), model.device), count()
+    for members in ([model.linears[name] for name in names] for names in groups):
+        jobs = [TritonJob(table, next(index)) for _ in members]
+        group = Group(members, TritonGroup(jobs), model.step) if len(members) > 1 else None
+        for linear, job in zip(members, jobs, strict=True):
+            linear.job, linear.group = job, group
     return table.divide
 
 

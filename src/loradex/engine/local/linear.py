@@ -9,6 +9,7 @@ from torch import nn
 
 from loradex.engine.local.batch import Narrow, Step
 from loradex.engine.local.change import Change, apply_changes
+from loradex.engine.local.group import Group
 from loradex.engine.local.lora import LoraPair, Table, apply_lora
 from loradex.engine.local.tiles import Tiles
 
@@ -29,7 +30,7 @@ class LoraLinear(nn.Module):
     `table` leads from slot to adapter; `changes` has what adapters do to the base's output before their pairs are
     added, by slot, and is empty in most linears. `seen` collects the row counts of calls while the model is observed:
     only a linear that is called once a step, with all rows, can carry adapters. `job` computes the segments that its
-    kernel takes, where there is one; the reference computes the others.
+    kernel takes, where there is one; the reference computes the others. A linear with a `group` leaves both to it.
     """
 
     def __init__(self, base: nn.Module, slots: int, step: Step) -> None:
@@ -40,6 +41,7 @@ class LoraLinear(nn.Module):
         self.step = step
         self.seen: list[int] | None = None
         self.job: Job | None = None
+        self.group: Group | None = None
 
     @property
     def weight(self) -> torch.Tensor:
@@ -66,6 +68,8 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the base's output, plus each segment's low-rank product. `x` is `[..., in_features]`."""
+        if self.group is not None:
+            return self.group.output(self, x)
         y = self.base.forward(x)  # not `self.base(x)`: 2 us a call that nothing here needs
         if self.seen is not None:
             self.seen.append(x.numel() // x.shape[-1])

@@ -20,6 +20,7 @@ from loradex.engine.config import EngineConfig
 from loradex.engine.local.attention import NAME, PagedAttention
 from loradex.engine.local.batch import Step
 from loradex.engine.local.experts import Experts, proven
+from loradex.engine.local.group import neighbours
 from loradex.engine.local.linear import LoraLinear
 from loradex.engine.local.packed import PackedEmbedding, PackedLinear, can_pack
 from loradex.engine.local.quantized import QuantizedLinear, check_quantization, quantize, quantized_linears
@@ -36,8 +37,9 @@ class BaseModel:
 
     `linears` holds, by module path, every linear that adapters may target, and `seats` every other module that they may
     change; among these are `embedding` and `head`, which have one weight if they are `tied`. `experts` are the modules
-    of routed experts whose weights may have pairs. `reference` are the logits
-    `[rows, vocabulary]` that plain transformers gives for the tokens `probe`, against which the engine checks itself.
+    of routed experts whose weights may have pairs. `groups` are the linears in the order in which the model calls them,
+    those together that it calls one after another with one input. `reference` are the logits `[rows, vocabulary]` that
+    plain transformers gives for the tokens `probe`, against which the engine checks itself.
     """
 
     module: PreTrainedModel
@@ -53,6 +55,7 @@ class BaseModel:
     vocab_size: int
     seats: dict[str, Seat]
     experts: dict[str, Experts]
+    groups: list[list[str]]
     embedding: str
     head: str
     tied: bool
@@ -145,7 +148,7 @@ def load(config: EngineConfig, folder: Path, device: torch.device) -> BaseModel:
     attention.attach(module)
     module.set_attn_implementation(NAME)
     with proven(module, len(probe)) as experts:
-        seats = _observe(module, probe, device, linears, step)
+        seats, groups = _observe(module, probe, device, linears, step)
     named = {found: canonical(name) for name, found in module.named_modules()}
     return BaseModel(
         module=module,
@@ -160,6 +163,7 @@ def load(config: EngineConfig, folder: Path, device: torch.device) -> BaseModel:
         device=device,
         vocab_size=vocab_size,
         seats=seats,
+        groups=groups,
         experts={named[each]: Experts(each, step) for each, calls in experts.items() if calls == [True]},
         embedding=named[module.get_input_embeddings()],
         head=named[module.get_output_embeddings()],
@@ -228,8 +232,10 @@ def _swap_linears(module: PreTrainedModel, slots: int, step: Step) -> dict[str, 
 
 def _observe(
     module: PreTrainedModel, probe: list[int], device: torch.device, linears: dict[str, LoraLinear], step: Step
-) -> dict[str, Seat]:
-    """Run once to learn the cache's shapes, and which modules adapters may change; return those that are no linears.
+) -> tuple[dict[str, Seat], list[list[str]]]:
+    """Run once to learn the cache's shapes, and which modules adapters may change.
+
+    Returns those that are no linears, and the linears as they are called: see `BaseModel`.
 
     A module that is skipped, called twice or given only some rows (a routed expert, a vision tower) would apply an
     adapter wrongly or not at all, so adapters that target it are refused: such linears are dropped from `linears`.
@@ -237,7 +243,7 @@ def _observe(
     for linear in linears.values():
         linear.seen = []
     try:
-        with torch.inference_mode(), watched(module, len(probe)) as calls:
+        with torch.inference_mode(), watched(module, len(probe)) as calls, neighbours(linears.values()) as called:
             _forward(module, probe, device)
     except (AttributeError, TypeError, RuntimeError, ValueError) as error:
         raise ConfigInvalid(
@@ -249,11 +255,14 @@ def _observe(
     for linear in linears.values():
         linear.seen = None
     head = module.get_output_embeddings()
-    return {
+    seats = {
         canonical(name): Seat(each, step, head=each is head)
         for name, each in module.named_modules()
         if calls.get(each) == [True] and canonical(name) not in linears
     }
+    names = {linear: name for name, linear in linears.items()}
+    groups = [[names[linear] for linear in together if linear in names] for together in called]
+    return seats, [group for group in groups if group]
 
 
 def _shape(linear: nn.Module) -> LinearShape:

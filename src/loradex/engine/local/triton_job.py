@@ -52,44 +52,61 @@ class TritonJob:
 
     def __init__(self, table: TritonTable, linear: int) -> None:
         self.calls = 0
-        self._table = table
-        self._linear = linear
+        self.table = table
+        self.linear = linear
         self._kept: dict[int, LoraPair | None] = {}
 
     def put(self, slot: int, pair: LoraPair | None) -> None:
         """Set or clear what a slot holds."""
         self._kept[slot] = own = None if pair is None else LoraPair(_aligned(pair.a), _aligned(pair.b), pair.scaling)
-        self._table.put(slot, self._linear, own)
+        self.table.put(slot, self.linear, own)
 
     def add(self, x: torch.Tensor, y: torch.Tensor, tiles: Tiles) -> None:
         """Add the products of the segments to `y` (`[rows, out_features]`, contiguous), in place.
 
         `x` is `[rows, in_features]`.
         """
-        if tiles.ranks[self._linear]:
-            self.calls += 1
+        TritonGroup([self]).add(x, [y], tiles)
+
+
+class TritonGroup:
+    """Adds all segments' products to the outputs of linears with one input, which are neighbours in the table."""
+
+    def __init__(self, jobs: Sequence[TritonJob]) -> None:
+        self._jobs = jobs
+
+    def add(self, x: torch.Tensor, ys: Sequence[torch.Tensor], tiles: Tiles) -> None:
+        """Add to each of `ys` (`[rows, out_features]`, contiguous), in place; `x` is `[rows, in_features]`."""
+        changed = [job for job in self._jobs if tiles.ranks[job.linear]]
+        for job in changed:
+            job.calls += 1
+        if changed:
+            table = changed[0].table
             with torch.cuda.device_of(x):
-                add_products(x.contiguous(), y, tiles, self._table.there, self._table.scaling, self._linear)
+                add_products(x.contiguous(), ys, tiles, table.there, table.scaling, self._jobs[0].linear)
 
 
-def deviation(in_features: int, out_features: int, dtype: torch.dtype, device: torch.device) -> float:
+def deviation(in_features: int, widths: Sequence[int], dtype: torch.dtype, device: torch.device) -> float:
     """Return how far the kernel is from the reference, as a share of the largest number, on random pairs and rows.
 
-    All that the kernel is compiled to for linears of this shape is run, so that no step waits for it.
+    All that the kernel is compiled to for linears of this input and these outputs is run, so that no step waits for it.
     """
     worst = 0.0
     for rank in ranks_at_once(dtype):
-        a, b = torch.randn(rank, in_features) / in_features**0.5, torch.randn(rank, out_features)
-        pair = LoraPair(a.to(device, dtype), b.to(device, dtype), 1.0)
-        job = TritonJob(table := TritonTable(1, 1, device), 0)
-        job.put(0, pair)
+        table = TritonTable(1, len(widths), device)
+        jobs = [TritonJob(table, index) for index in range(len(widths))]
+        a = (torch.randn(rank, in_features) / in_features**0.5).to(device, dtype)
+        pairs = [LoraPair(a, torch.randn(rank, width).to(device, dtype), 1.0) for width in widths]
+        for job, pair in zip(jobs, pairs, strict=True):
+            job.put(0, pair)
         segments = (Segment(0, 1, 0), Segment(1, 2 + MANY, 0))
         x = torch.randn(2 + MANY, in_features).to(device, dtype)
-        ours = torch.zeros(len(x), out_features, dtype=dtype, device=device)
-        theirs = torch.zeros(len(x), out_features, device=device)
-        job.add(x, ours, table.divide(segments)[0])
-        apply_lora(x.float(), theirs, segments, [LoraPair(pair.a.float(), pair.b.float(), 1.0)])
-        worst = max(worst, float((ours - theirs).abs().max() / theirs.abs().max()))
+        ours = [torch.zeros(len(x), width, dtype=dtype, device=device) for width in widths]
+        TritonGroup(jobs).add(x, ours, table.divide(segments)[0])
+        for y, pair in zip(ours, pairs, strict=True):
+            theirs = torch.zeros(y.shape, device=device)
+            apply_lora(x.float(), theirs, segments, [LoraPair(a.float(), pair.b.float(), 1.0)])
+            worst = max(worst, float((y - theirs).abs().max() / theirs.abs().max()))
     return worst
 
 
