@@ -51,6 +51,8 @@ class PagedAttention:
             return _causal(query, key, value, 0, scaling, window, softcap).transpose(1, 2)
         batch = self.step.batch
         self.cache.write(layer, batch.cells, key[0].transpose(0, 1), value[0].transpose(0, 1))
+        if batch.decodes is not None and not batch.prompts:
+            return self._decodes(layer, query, batch.decodes, scaling, window, softcap).unsqueeze(0)
         out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
         if batch.decodes is not None:
             out[0, batch.decodes.rows] = self._decodes(layer, query, batch.decodes, scaling, window, softcap)
@@ -84,7 +86,8 @@ class PagedAttention:
         softcap: float | None,
     ) -> torch.Tensor:
         """Attend all one-row sequences at once; the result is `[sequences, query heads, value dim]`."""
-        rows = query[0].index_select(1, decodes.rows).transpose(0, 1).unsqueeze(2)
+        own = query[0] if len(decodes.rows) == query.shape[2] else query[0].index_select(1, decodes.rows)
+        rows = own.transpose(0, 1).unsqueeze(2)
         keys, values = self.cache.read(layer, decodes.cells)
         mask = decodes.mask(window)
         mask = None if mask is None else mask[:, None, None, :]

@@ -42,6 +42,7 @@ def _compile_numba(model: BaseModel) -> Divide | None:
         _compile_few(model)
         _compile_quantized(model)
         _compile_cache(model)
+        _compile_norms(model)
     except (NumbaError, ImportError, OSError, RuntimeError) as error:
         return _refused("Numba", error)
     if model.dtype not in KERNELS:
@@ -126,6 +127,15 @@ def _compile_cache(model: BaseModel) -> None:
 
         if cache.dtype in DTYPES and all(size % VALUES == 0 for size in cache.sizes()):
             cache.decode = Fp8Job(cache.dtype).decode
+
+
+def _compile_norms(model: BaseModel) -> None:
+    """Let a kernel take few rows of the norms that it computes as they do."""
+    from loradex.engine.local.norm import QuickNorm, can_take
+
+    for name, module in list(model.module.named_modules()):
+        if can_take(module):
+            model.module.set_submodule(name, QuickNorm(module))
 
 
 def _take_cuda(model: BaseModel) -> None:

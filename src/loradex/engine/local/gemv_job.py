@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from loradex.engine.local import gemv_numba as field
+from loradex.engine.local.packed import Aim
 from loradex.engine.local.team import Team
 
 ROWS = field.ROWS
@@ -29,11 +30,13 @@ class GemvJob:
         own[field.WEIGHTS], own[field.BIAS] = blocks.data_ptr(), self._bias.data_ptr()
         own[field.BLOCKS], own[field.PAIRS] = blocks.shape[0], blocks.shape[1]
 
-    def product(self, x: torch.Tensor) -> torch.Tensor:
-        """Return `x W^T + b`, `[..., out]`; `x` is bfloat16 `[..., in]` with 1 to `ROWS` rows."""
+    def product(self, x: torch.Tensor, lora: Aim | None = None) -> torch.Tensor:
+        """Return `x W^T + b`, `[..., out]`, plus what a LoRA job adds; `x` is bfloat16 `[..., in]`, 1 to `ROWS` rows."""
         x = x.contiguous()
         y = x.new_empty(*x.shape[:-1], self.width)
         own = self._fields
-        own[field.TAKEN], own[field.INPUT], own[field.OUTPUT] = 0, x.data_ptr(), y.data_ptr()
+        own[field.TAKEN] = own[field.DONE] = 0
+        own[field.INPUT], own[field.OUTPUT] = x.data_ptr(), y.data_ptr()
+        own[field.LORA] = 0 if lora is None else lora(x, y, _TEAMS[0].size)
         _TEAMS[x.numel() // x.shape[-1] - 1].together(self._address)
         return y

@@ -7,7 +7,8 @@ second. The inner loop is written in LLVM's own vectors of 16 values, which ever
 float32, in the order of the inputs, whatever the number of rows or threads.
 
 Importing this module compiles it (seconds; a cache on disk makes the next import quick). `KERNELS` holds a C function
-for each number of rows. Each takes the address of a job, int64 fields as named below, and may run on several threads.
+for each number of rows. Each takes the address of a job, int64 fields as named below, and may run on several threads,
+which go on with the LoRA job of the same rows: so it needs no call of its own, and nobody waits in between.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from numba import cfunc, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from loradex.engine.local.lora_numba import _add, _words
+from loradex.engine.local.lora_numba import _add, _words, expand_pieces, shrink_pieces
 
 # The fields of a job. A change here must stay in this file: the cache on disk looks at no other.
 TAKEN = 0  # blocks taken so far; 0 at the start, and the first field
@@ -30,7 +31,9 @@ WEIGHTS = 3  # address of bfloat16 [out / 64, in / 2, 64, 2]
 BIAS = 4  # address of bfloat16 [out]
 PAIRS = 5  # in / 2
 BLOCKS = 6  # out / 64
-FIELDS = 7
+DONE = 7  # blocks that are done; 0 at the start
+LORA = 8  # address of a job of the LoRA kernel for the same rows, which is done as well; 0 for none
+FIELDS = 9
 
 ROWS = 4
 """The most rows: their sums fill the registers."""
@@ -130,12 +133,19 @@ def _kernel(rows: int) -> Any:
     def kernel(address: Any) -> None:
         job = _words(address, FIELDS, np.int64(0))
         pairs, blocks = job[PAIRS], job[BLOCKS]
-        taken = _add(address, 1)
+        taken, done = _add(address, 1), 0
         while taken < blocks:
             place = 2 * BLOCK * taken
             weights = job[WEIGHTS] + 4 * BLOCK * pairs * taken
             block(weights, pairs, job[INPUT], job[BIAS] + place, job[OUTPUT] + place, blocks * BLOCK)
-            taken = _add(address, 1)
+            taken, done = _add(address, 1), done + 1
+        lora = job[LORA]
+        if lora:
+            _add(address + 8 * DONE, done)
+            piece = shrink_pieces(lora, np.uint32(0))
+            while _add(address + 8 * DONE, 0) < blocks:
+                pass
+            expand_pieces(lora, piece, np.uint32(0))
 
     return kernel
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import nn
 
-from loradex.engine.local.batch import Narrow, Step
+from loradex.engine.local.batch import Batch, Narrow, Step
 from loradex.engine.local.change import Change, apply_changes
 from loradex.engine.local.group import Group
 from loradex.engine.local.lora import LoraPair, Table, apply_lora
+from loradex.engine.local.packed import PackedLinear
 from loradex.engine.local.tiles import Tiles
 
 
@@ -24,6 +25,20 @@ class Job(Protocol):
         """Add the products of the segments that the kernel takes to `y`, in place."""
 
 
+class AimedJob(Protocol):
+    """A job that the kernel of the base's product can run as well; see `lora_job`."""
+
+    def aim(self, x: torch.Tensor, y: torch.Tensor, narrow: Narrow, threads: int) -> int:
+        """Make ready what `add` would do, and return its address; 0 if there is nothing to add."""
+
+
+class Joint(NamedTuple):
+    """Base and adapters that are computed in one call where rows are few."""
+
+    base: PackedLinear
+    job: AimedJob
+
+
 class LoraLinear(nn.Module):
     """Wraps a linear of the base; its own weights stay where they are.
 
@@ -31,6 +46,7 @@ class LoraLinear(nn.Module):
     added, by slot, and is empty in most linears. `seen` collects the row counts of calls while the model is observed:
     only a linear that is called once a step, with all rows, can carry adapters. `job` computes the segments that its
     kernel takes, where there is one; the reference computes the others. A linear with a `group` leaves both to it.
+    `joint` are the base and the same job where one call computes both.
     """
 
     def __init__(self, base: nn.Module, slots: int, step: Step) -> None:
@@ -42,6 +58,7 @@ class LoraLinear(nn.Module):
         self.seen: list[int] | None = None
         self.job: Job | None = None
         self.group: Group | None = None
+        self.joint: Joint | None = None
 
     @property
     def weight(self) -> torch.Tensor:
@@ -70,10 +87,12 @@ class LoraLinear(nn.Module):
         """Return the base's output, plus each segment's low-rank product. `x` is `[..., in_features]`."""
         if self.group is not None:
             return self.group.output(self, x)
+        batch = self.step.batch
+        if batch is not None and (joined := self._joined(x, batch)) is not None:
+            return joined
         y = self.base.forward(x)  # not `self.base(x)`: 2 us a call that nothing here needs
         if self.seen is not None:
             self.seen.append(x.numel() // x.shape[-1])
-        batch = self.step.batch
         if batch is not None and batch.segments:
             x, out = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
             segments = batch.segments
@@ -84,3 +103,13 @@ class LoraLinear(nn.Module):
                 segments = batch.left
             apply_lora(x, out, segments, self.table)
         return y
+
+    def _joined(self, x: torch.Tensor, batch: Batch) -> torch.Tensor | None:
+        """Compute base and adapters in one call, where that can be."""
+        taken = batch.taken
+        if self.joint is None or self.changes or batch.left or not isinstance(taken, Narrow):
+            return None
+        base, job = self.joint
+        if base.few is None or not base.takes(x):
+            return None
+        return base.few.product(x, lambda inputs, outputs, threads: job.aim(inputs, outputs, taken, threads))

@@ -63,20 +63,28 @@ class LoraJob:
 
         `x` is `[rows, in_features]`.
         """
-        if not self._rank:
-            return
         x = x.contiguous()
+        threads = 1 if narrow.rows < TOGETHER else self._team.size
+        address = self.aim(x, y, narrow, threads)
+        if address and threads == 1:
+            self._team.quick(address)
+        elif address:
+            self._team.together(address)
+
+    def aim(self, x: torch.Tensor, y: torch.Tensor, narrow: Narrow, threads: int) -> int:
+        """Make the job ready to be run by so many threads, and return its address; 0 if there is nothing to add.
+
+        `x` and `y` are as for `add`, both contiguous, and stay where they are until it was run.
+        """
+        if not self._rank:
+            return 0
         own, room = self._fields, narrow.rows * self._rank
         if room > self._products.size:
             self._products = np.zeros(room, np.float32)
             own[field.PRODUCTS] = self._products.ctypes.data
         own[field.TAKEN] = own[field.SHRUNK] = 0
+        own[field.THREADS] = threads
         own[field.SEGMENTS], own[field.SEGMENT], own[field.ROWS] = narrow.count, narrow.address, narrow.rows
         own[field.INPUT], own[field.OUTPUT] = x.data_ptr(), y.data_ptr()
         self.calls += 1
-        if narrow.rows < TOGETHER:
-            own[field.THREADS] = 1
-            self._team.alone(self._address)
-        else:
-            own[field.THREADS] = self._team.size
-            self._team.together(self._address)
+        return self._address

@@ -287,23 +287,41 @@ def _expand_piece(job: Any, piece: Any, parts: Any, low: Any, high: Any, word: A
 
 
 @njit
-def _run(address: Any, word: Any) -> None:
-    """Take pieces until none is left: first those of the shrink, then, once all of these are done, of the expand."""
+def _parts(job: Any) -> Any:
+    """Return into how many pieces a segment is cut: no thread is left with much to do while the others are done."""
+    return 1 if job[THREADS] == 1 or job[SEGMENTS] >= 4 * job[THREADS] else 4
+
+
+@njit
+def shrink_pieces(address: Any, word: Any) -> Any:
+    """Take pieces of the shrink until none is left; return the first that is taken of the expand."""
     job = _words(address, FIELDS, np.int64(0))
-    # Enough pieces that no thread is left with much to do while the others are done.
-    parts = 1 if job[THREADS] == 1 or job[SEGMENTS] >= 4 * job[THREADS] else 4
-    count = job[SEGMENTS] * parts
-    low, high = np.empty(_TILE, np.float32), np.empty(_TILE, np.float32)
+    parts = _parts(job)
     piece = _add(address, 1)
-    while piece < count:
+    while piece < job[SEGMENTS] * parts:
         _shrink_piece(job, piece, parts, word)
         _add(address + 8 * SHRUNK, 1)
         piece = _add(address, 1)
+    return piece
+
+
+@njit
+def expand_pieces(address: Any, piece: Any, word: Any) -> None:
+    """Take pieces of the expand until none is left, from `piece` on, once all of the shrink are done."""
+    job = _words(address, FIELDS, np.int64(0))
+    parts = _parts(job)
+    count = job[SEGMENTS] * parts
+    low, high = np.empty(_TILE, np.float32), np.empty(_TILE, np.float32)
     while piece < 2 * count:
         while _add(address + 8 * SHRUNK, 0) < count:
             pass
         _expand_piece(job, piece - count, parts, low, high, word)
         piece = _add(address, 1)
+
+
+@njit
+def _run(address: Any, word: Any) -> None:
+    expand_pieces(address, shrink_pieces(address, word), word)
 
 
 @cfunc(types.void(types.int64), cache=True)

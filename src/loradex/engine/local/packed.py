@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -12,11 +13,15 @@ BLOCK = 64
 """Outputs that oneDNN keeps together."""
 
 
+Aim = Callable[[torch.Tensor, torch.Tensor, int], int]
+"""Inputs, outputs and number of threads to the address of a LoRA job that adds to these outputs, 0 for none."""
+
+
 class Few(Protocol):
     """A kernel for few rows; see `gemv_job`."""
 
-    def product(self, x: torch.Tensor) -> torch.Tensor:
-        """Return `x W^T + b`."""
+    def product(self, x: torch.Tensor, lora: Aim | None = None) -> torch.Tensor:
+        """Return `x W^T + b`, plus what the LoRA job adds."""
 
 
 class PackedLinear(nn.Module):
@@ -38,9 +43,13 @@ class PackedLinear(nn.Module):
         self.few: Few | None = None
         self.rows = 0
 
+    def takes(self, x: torch.Tensor) -> bool:
+        """Whether `few` computes these rows."""
+        return self.few is not None and 0 < x.numel() <= self.rows * self.in_features
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return `x W^T + b`; `x` is `[..., in_features]`."""
-        if self.few is not None and 0 < x.numel() <= self.rows * self.in_features:
+        if self.few is not None and self.takes(x):
             return self.few.product(x)
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
 

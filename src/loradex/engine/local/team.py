@@ -59,20 +59,29 @@ class Team:
     def __init__(self, function: int) -> None:
         self._address = function
         self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function)
+        self._quick = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(function)
+        self._parallel = _parallel()
 
     @property
     def size(self) -> int:
         """How many threads `together` takes."""
-        return 1 if _parallel() is None else torch.get_num_threads()
+        return 1 if self._parallel is None else torch.get_num_threads()
 
     def alone(self, job: int) -> None:
         """Run the function on this thread; `job` is an address."""
         self._alone(job)
 
+    def quick(self, job: int) -> None:
+        """Run the function on this thread and keep the interpreter's lock.
+
+        For jobs of microseconds: whoever gives the lock away may wait much longer to have it back.
+        """
+        self._quick(job)
+
     def together(self, job: int) -> None:
         """Run the function on all threads at once with the same `job`; return when all have returned."""
-        parallel, size = _parallel(), self.size
-        if parallel is None or size == 1:
+        size = self.size
+        if self._parallel is None or size == 1:
             self._alone(job)
         else:
-            parallel(self._address, job, size, 0)
+            self._parallel(self._address, job, size, 0)
