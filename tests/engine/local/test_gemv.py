@@ -26,7 +26,7 @@ def linear(inputs: int, outputs: int, *, bias: bool = False) -> nn.Linear:
     return nn.Linear(inputs, outputs, bias=bias, dtype=torch.bfloat16).requires_grad_(False)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 4])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 16])
 @pytest.mark.parametrize(("inputs", "outputs"), [(64, 64), (96, 192), (4864, 896)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_few_rows_are_the_rounded_product(rows: int, inputs: int, outputs: int, bias: bool) -> None:
@@ -43,9 +43,9 @@ def test_few_rows_are_the_rounded_product(rows: int, inputs: int, outputs: int, 
 
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
     packed = few(linear(896, 640))
-    x = torch.randn(4, 896, dtype=torch.bfloat16)
+    x = torch.randn(packed.rows, 896, dtype=torch.bfloat16)
     together = packed(x)
-    for row in range(4):
+    for row in range(packed.rows):
         assert torch.equal(packed(x[row : row + 1])[0], together[row])
 
 
@@ -60,9 +60,33 @@ def test_the_kernel_is_taken_for_few_rows_only() -> None:
             return product(x)
 
     packed.few = Counting()
-    for rows in (0, 1, 4, 5):
+    for rows in (0, 1, packed.rows, packed.rows + 1):
         assert packed(torch.zeros(rows, 64, dtype=torch.bfloat16)).shape == (rows, 64)
-    assert asked == [1, 4]
+    assert asked == [1, packed.rows]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 16])
+def test_adapters_of_the_same_rows_are_added_in_the_same_call(rows: int) -> None:
+    from loradex.engine.local.batch import Narrow
+    from loradex.engine.local.lora import LoraPair, Segment
+    from loradex.engine.local.lora_job import LoraJob
+
+    plain = linear(96, 192, bias=True)
+    packed = few(plain)
+    job = LoraJob(96, 192, 2, torch.bfloat16)
+    pairs = [LoraPair(torch.randn(r, 96).bfloat16(), torch.randn(r, 192).bfloat16(), 0.5) for r in (3, 16)]
+    for slot, pair in enumerate(pairs):
+        job.put(slot, pair)
+    segments = [Segment(0, 1, 0), Segment(1, rows, 1)][: 1 if rows == 1 else 2]
+    narrow = Narrow(segments)
+    if rows > packed.rows:
+        pytest.skip("this processor takes fewer rows at once")
+    x = torch.randn(1, rows, 96).bfloat16()
+    together = packed.few.product(x, lambda inputs, outputs, threads: job.aim(inputs, outputs, narrow, threads))
+    apart = packed.few.product(x)
+    job.add(x[0], apart[0], narrow)
+    torch.testing.assert_close(together, apart, rtol=1e-2, atol=1e-2)
+    assert not torch.equal(apart, packed.few.product(x))
 
 
 def test_a_strided_input_is_read_as_it_is() -> None:

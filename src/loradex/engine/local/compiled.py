@@ -131,11 +131,11 @@ def _compile_cache(model: BaseModel) -> None:
 
 def _compile_norms(model: BaseModel) -> None:
     """Let a kernel take few rows of the norms that it computes as they do."""
-    from loradex.engine.local.norm import QuickNorm, can_take
+    from loradex.engine.local.norm import quickened
 
     for name, module in list(model.module.named_modules()):
-        if can_take(module):
-            model.module.set_submodule(name, QuickNorm(module))
+        if (quick := quickened(module)) is not None:
+            model.module.set_submodule(name, quick)
 
 
 def _take_cuda(model: BaseModel) -> None:

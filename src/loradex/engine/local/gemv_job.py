@@ -9,8 +9,11 @@ from loradex.engine.local import gemv_numba as field
 from loradex.engine.local.packed import Aim
 from loradex.engine.local.team import Team
 
-ROWS = field.ROWS
-_TEAMS = [Team(kernel.address) for kernel in field.KERNELS]
+ROWS = max(field.KERNELS)
+"""The most rows that a job takes."""
+
+_SIZES = [next(size for size in field.KERNELS if size >= rows) for rows in range(1, ROWS + 1)]
+_TEAMS = {size: Team(kernel.address) for size, kernel in field.KERNELS.items()}
 
 
 class GemvJob:
@@ -31,12 +34,24 @@ class GemvJob:
         own[field.BLOCKS], own[field.PAIRS] = blocks.shape[0], blocks.shape[1]
 
     def product(self, x: torch.Tensor, lora: Aim | None = None) -> torch.Tensor:
-        """Return `x W^T + b`, `[..., out]`, plus what a LoRA job adds; `x` is bfloat16 `[..., in]`, 1 to `ROWS` rows."""
-        x = x.contiguous()
-        y = x.new_empty(*x.shape[:-1], self.width)
+        """Return `x W^T + b`, `[..., out]`, plus what a LoRA job adds; `x` is bfloat16, up to `ROWS` rows."""
+        rows = x.numel() // x.shape[-1]
+        size = _SIZES[rows - 1]
+        x, shape = _filled(x, rows, size), x.shape[:-1]
+        y = x.new_empty(size, self.width)
         own = self._fields
         own[field.TAKEN] = own[field.DONE] = 0
         own[field.INPUT], own[field.OUTPUT] = x.data_ptr(), y.data_ptr()
-        own[field.LORA] = 0 if lora is None else lora(x, y, _TEAMS[0].size)
-        _TEAMS[x.numel() // x.shape[-1] - 1].together(self._address)
-        return y
+        team = _TEAMS[size]
+        own[field.LORA] = 0 if lora is None else lora(x, y, team.size)
+        team.together(self._address)
+        return y[:rows].view(*shape, self.width)
+
+
+def _filled(x: torch.Tensor, rows: int, size: int) -> torch.Tensor:
+    """Return `x` in one piece, with rows up to `size` behind it, which may hold anything: theirs are dropped."""
+    if rows == size:
+        return x.contiguous()
+    filled = x.new_empty(size, x.shape[-1])
+    filled[:rows] = x.reshape(rows, x.shape[-1])
+    return filled

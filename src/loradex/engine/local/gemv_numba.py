@@ -1,13 +1,13 @@
 """The product of few rows with the weights of a base linear as oneDNN packs them, compiled by Numba.
 
-oneDNN reads its own packed weights at three quarters of what memory gives when there are one to four rows: nothing asks
-for the next lines while the present ones are used. This kernel does. The layout is `[out / 64, in / 2, 64, 2]`: for 64
-outputs at a time, two inputs side by side in a 32-bit word, of which a shift makes the first a float32 and a mask the
-second. The inner loop is written in LLVM's own vectors of 16 values, which every processor's registers divide; sums are
-float32, in the order of the inputs, whatever the number of rows or threads.
+oneDNN reads its own packed weights at three quarters of what memory gives when there are few rows: nothing asks for
+the next lines while the present ones are used. This kernel does. The layout is `[out / 64, in / 2, 64, 2]`: for 64
+outputs at a time, two inputs side by side in a 32-bit word. Processors with AVX-512 BF16 multiply and add such words at
+once; for others a shift makes the first a float32 and a mask the second, which pays for fewer rows. The inner loop is
+written in LLVM's own vectors of 16 values; sums are float32, in the order of the inputs, on any number of threads.
 
 Importing this module compiles it (seconds; a cache on disk makes the next import quick). `KERNELS` holds a C function
-for each number of rows. Each takes the address of a job, int64 fields as named below, and may run on several threads,
+for some numbers of rows. Each takes the address of a job, int64 fields as named below, and may run on several threads,
 which go on with the LoRA job of the same rows: so it needs no call of its own, and nobody waits in between.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba import cfunc, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -35,26 +36,43 @@ DONE = 7  # blocks that are done; 0 at the start
 LORA = 8  # address of a job of the LoRA kernel for the same rows, which is done as well; 0 for none
 FIELDS = 9
 
-ROWS = 4
-"""The most rows: their sums fill the registers."""
+WORDS_AT_ONCE = bool(get_host_cpu_features().get("avx512bf16"))
+"""Whether the processor multiplies words as they lie."""
 
 BLOCK = 64
 """Outputs that lie together."""
 
 _LANES, _VECTORS = 16, 4  # values of a vector, vectors of a block
+_SUMS = 28  # registers that sums may take: four are left for weights and inputs
 _AHEAD = 8192  # bytes from what is used to what is asked for
 _I16, _I32, _I64, _FLOAT = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 _BYTES = ir.IntType(8).as_pointer()
 _FLOATS, _WORDS, _HALVES = (ir.VectorType(kind, _LANES) for kind in (_FLOAT, _I32, _I16))
 
 
+class _BFloat(ir.Type):
+    """LLVM's bfloat16, which llvmlite has no name for."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
+_PAIRS = ir.VectorType(_BFloat(), 2 * _LANES)
+
+
 def _all(value: int | float, kind: ir.VectorType) -> ir.Constant:
     return ir.Constant(kind, [value] * _LANES)
 
 
-def _spread(b: Any, value: Any) -> Any:
+def _spread(b: Any, value: Any, kind: ir.VectorType = _FLOATS) -> Any:
     """Return a vector of one value."""
-    alone = b.insert_element(ir.Constant(_FLOATS, ir.Undefined), value, _I32(0))
+    alone = b.insert_element(ir.Constant(kind, ir.Undefined), value, _I32(0))
     return b.shuffle_vector(alone, alone, _all(0, _WORDS))
 
 
@@ -78,18 +96,19 @@ def _load(b: Any, address: Any, kind: Any, align: int) -> Any:
     return b.load(b.inttoptr(address, kind.as_pointer()), align=align)
 
 
-def _block_of(rows: int) -> Any:
-    """Return what computes one block of outputs for so many rows."""
+def _block_of(rows: int, vectors: int) -> Any:
+    """Return what computes some vectors of a block of outputs for so many rows."""
 
     @intrinsic
     def block(_: Any, weights: Any, pairs: Any, x: Any, bias: Any, y: Any, width: Any) -> Any:
-        """Write 64 outputs of each row to `y`, whose rows are `width` values apart."""
+        """Write outputs of each row to `y`, whose rows are `width` values apart."""
 
         def generate(c: Any, b: Any, s: Any, args: Any) -> Any:
             weights, pairs, x, bias, y, width = args
-            sums = [[cgutils.alloca_once_value(b, _all(0.0, _FLOATS)) for _ in range(_VECTORS)] for _ in range(rows)]
-            _accumulate(b, sums, weights, pairs, x)
-            for v in range(_VECTORS):
+            sums = [[cgutils.alloca_once_value(b, _all(0.0, _FLOATS)) for _ in range(vectors)] for _ in range(rows)]
+            accumulate = _accumulate_words if WORDS_AT_ONCE else _accumulate_halves
+            accumulate(b, sums, weights, pairs, x)
+            for v in range(vectors):
                 halves = _load(b, b.add(bias, _I64(2 * _LANES * v)), _HALVES, 2)
                 add = b.bitcast(b.shl(b.zext(halves, _WORDS), _all(16, _WORDS)), _FLOATS)
                 for row in range(rows):
@@ -103,31 +122,55 @@ def _block_of(rows: int) -> Any:
     return block
 
 
-def _accumulate(b: Any, sums: Any, weights: Any, pairs: Any, x: Any) -> None:
-    """Add the products of all inputs to the sums, asking for what is used next."""
+def _accumulate_words(b: Any, sums: Any, weights: Any, pairs: Any, x: Any) -> None:
+    """Add the products of all inputs to the sums, a word at a time."""
+    kind = ir.FunctionType(_FLOATS, [_FLOATS, _PAIRS, _PAIRS])
+    dot = cgutils.get_or_insert_function(b.module, kind, "llvm.x86.avx512bf16.dpbf16ps.512")
+    with cgutils.for_range(b, pairs) as loop:
+        here = b.add(weights, b.mul(loop.index, _I64(4 * BLOCK)))
+        words = [_weights(b, here, v, _PAIRS) for v in range(len(sums[0]))]
+        for row, own in enumerate(sums):
+            inputs = b.bitcast(_spread(b, _inputs(b, x, row, pairs, loop.index), _WORDS), _PAIRS)
+            for total, word in zip(own, words, strict=True):
+                b.store(b.call(dot, [b.load(total), word, inputs]), total)
+
+
+def _accumulate_halves(b: Any, sums: Any, weights: Any, pairs: Any, x: Any) -> None:
+    """Add the products of all inputs to the sums, the first values of the words and then the second."""
     three = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
     fma = cgutils.get_or_insert_function(b.module, three, f"llvm.fma.v{_LANES}f32")
-    fetch = b.module.declare_intrinsic(
-        "llvm.prefetch", [_BYTES], ir.FunctionType(ir.VoidType(), [_BYTES, _I32, _I32, _I32])
-    )
     with cgutils.for_range(b, pairs) as loop:
         here = b.add(weights, b.mul(loop.index, _I64(4 * BLOCK)))
         inputs = []
         for row in range(len(sums)):
-            word = _load(b, b.add(x, b.mul(b.add(b.mul(pairs, _I64(row)), loop.index), _I64(4))), _I32, 2)
+            word = _inputs(b, x, row, pairs, loop.index)
             inputs.append([_spread(b, half) for half in _halves(b, word, _FLOAT)])
-        for v in range(_VECTORS):
-            at = b.add(here, _I64(4 * _LANES * v))
-            b.call(fetch, [b.inttoptr(b.add(at, _I64(_AHEAD)), _BYTES), _I32(0), _I32(3), _I32(1)])
-            low, high = _halves(b, _load(b, at, _WORDS, 64), _FLOATS)
+        for v in range(len(sums[0])):
+            low, high = _halves(b, _weights(b, here, v, _WORDS), _FLOATS)
             for own, (first, second) in zip(sums, inputs, strict=True):
                 total = b.call(fma, [low, first, b.load(own[v])])
                 b.store(b.call(fma, [high, second, total]), own[v])
 
 
+def _weights(b: Any, here: Any, vector: int, kind: ir.VectorType) -> Any:
+    """Return a vector of weights, and ask for what is used next."""
+    fetch = b.module.declare_intrinsic(
+        "llvm.prefetch", [_BYTES], ir.FunctionType(ir.VoidType(), [_BYTES, _I32, _I32, _I32])
+    )
+    at = b.add(here, _I64(4 * _LANES * vector))
+    b.call(fetch, [b.inttoptr(b.add(at, _I64(_AHEAD)), _BYTES), _I32(0), _I32(3), _I32(1)])
+    return _load(b, at, kind, 64)
+
+
+def _inputs(b: Any, x: Any, row: int, pairs: Any, index: Any) -> Any:
+    """Return two inputs of a row, in a word."""
+    return _load(b, b.add(x, b.mul(b.add(b.mul(pairs, _I64(row)), index), _I64(4))), _I32, 2)
+
+
 def _kernel(rows: int) -> Any:
     """Return the C function for so many rows."""
-    block = _block_of(rows)
+    vectors = next(count for count in (4, 2, 1) if rows * count <= _SUMS)
+    block, parts = _block_of(rows, vectors), _VECTORS // vectors
 
     @cfunc(types.void(types.int64), cache=True)
     def kernel(address: Any) -> None:
@@ -135,9 +178,17 @@ def _kernel(rows: int) -> Any:
         pairs, blocks = job[PAIRS], job[BLOCKS]
         taken, done = _add(address, 1), 0
         while taken < blocks:
-            place = 2 * BLOCK * taken
-            weights = job[WEIGHTS] + 4 * BLOCK * pairs * taken
-            block(weights, pairs, job[INPUT], job[BIAS] + place, job[OUTPUT] + place, blocks * BLOCK)
+            weights, place = job[WEIGHTS] + 4 * BLOCK * pairs * taken, 2 * BLOCK * taken
+            for part in range(parts):  # the first brings the block into the cache
+                own = place + 2 * BLOCK // parts * part
+                block(
+                    weights + 4 * BLOCK // parts * part,
+                    pairs,
+                    job[INPUT],
+                    job[BIAS] + own,
+                    job[OUTPUT] + own,
+                    blocks * BLOCK,
+                )
             taken, done = _add(address, 1), done + 1
         lora = job[LORA]
         if lora:
@@ -150,5 +201,5 @@ def _kernel(rows: int) -> Any:
     return kernel
 
 
-KERNELS = tuple(_kernel(rows) for rows in range(1, ROWS + 1))
-"""By rows, less one."""
+KERNELS = {rows: _kernel(rows) for rows in ((1, 2, 4, 6, 8, 12, 16) if WORDS_AT_ONCE else (1, 2, 3, 4))}
+"""By rows, ascending."""

@@ -9,33 +9,33 @@ from torch import nn
 from loradex.engine.local import norm_numba as field
 from loradex.engine.local.team import Team
 
-KERNELS = {torch.bfloat16: field.bf16, torch.float32: field.fp32}
-"""By the dtype of inputs, outputs and weights."""
+TEAMS = {torch.bfloat16: Team(field.bf16.address), torch.float32: Team(field.fp32.address)}
+"""The kernels, by the dtype of inputs, outputs and weights."""
 
 ROWS = 64
 """The most rows: many are better spread over torch's threads."""
 
 
 class QuickNorm(nn.Module):
-    """Stands before a norm of transformers: takes few rows, and leaves the others to it."""
+    """Stands before a norm of transformers, of `[width]` weights: takes few rows, and leaves the others to it."""
 
-    def __init__(self, norm: nn.Module) -> None:
+    def __init__(self, norm: nn.Module, weight: torch.Tensor, epsilon: float) -> None:
         super().__init__()
         self.norm = norm
-        self.weight = norm.weight
-        self.variance_epsilon = norm.variance_epsilon
-        self._width = norm.weight.numel()
-        self._team = Team(KERNELS[norm.weight.dtype].address)
+        self.weight = weight
+        self.variance_epsilon = epsilon
+        self._team = TEAMS[weight.dtype]
         self._fields = own = np.zeros(field.FIELDS, np.int64)
-        self._address = own.ctypes.data
-        own[field.WEIGHT], own[field.WIDTH] = norm.weight.data_ptr(), self._width
-        own.view(np.float64)[field.EPSILON] = norm.variance_epsilon
+        self._address: int = own.ctypes.data
+        own[field.WEIGHT], own[field.WIDTH] = weight.data_ptr(), weight.numel()
+        own.view(np.float64)[field.EPSILON] = epsilon
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return `x` (`[..., width]`) over its root mean square, times the weight."""
-        rows = x.numel() // self._width
-        if rows > ROWS or x.dtype != self.weight.dtype:
-            return self.norm(x)
+        rows = x.numel() // x.shape[-1]
+        if rows > ROWS or x.dtype is not self.weight.dtype:
+            theirs: torch.Tensor = self.norm.forward(x)
+            return theirs
         x = x.contiguous()
         y = torch.empty_like(x)
         own = self._fields
@@ -44,17 +44,19 @@ class QuickNorm(nn.Module):
         return y
 
 
-def can_take(norm: nn.Module) -> bool:
-    """Whether the kernel computes what a module computes, which is tried: names promise nothing about where it rounds."""
-    weight = getattr(norm, "weight", None)
-    if not (isinstance(weight, torch.Tensor) and weight.ndim == 1 and isinstance(getattr(norm, "variance_epsilon", None), float)):
-        return False
-    if weight.dtype not in KERNELS or weight.device.type != "cpu" or weight.numel() % 2:
-        return False
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(8, weight.numel(), generator=generator).to(weight.dtype)
-    with torch.inference_mode():
-        theirs, ours = norm(x).float(), QuickNorm(norm)(x).float()
-    # What may differ is the order of a float32 sum: at the most one step of the storage type.
-    return torch.allclose(ours, theirs, rtol=2 * torch.finfo(weight.dtype).eps, atol=1e-6)
+def quickened(norm: nn.Module) -> QuickNorm | None:
+    """Return what takes few rows of a norm; None if the kernel computes something else.
 
+    That is tried: names promise nothing about where a norm rounds.
+    """
+    weight, epsilon = getattr(norm, "weight", None), getattr(norm, "variance_epsilon", None)
+    if not isinstance(weight, torch.Tensor) or weight.ndim != 1 or not isinstance(epsilon, float):
+        return None
+    if weight.dtype not in TEAMS or weight.device.type != "cpu" or weight.numel() % 2:
+        return None
+    quick = QuickNorm(norm, weight, epsilon)
+    x = torch.randn(8, weight.numel(), generator=torch.Generator().manual_seed(0)).to(weight.dtype)
+    with torch.inference_mode():
+        theirs, ours = norm(x).float(), quick(x).float()
+    # What may differ is the order of a float32 sum: at the most one step of the storage type.
+    return quick if torch.allclose(ours, theirs, rtol=2 * torch.finfo(weight.dtype).eps, atol=1e-6) else None

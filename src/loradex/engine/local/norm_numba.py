@@ -1,8 +1,8 @@
 """Root-mean-square norms of few rows, compiled by Numba: one call where transformers makes seven operations.
 
-`y = w * round(x / sqrt(mean(x^2) + eps))`, rounded where Llama and its kin round: the quotient to the storage type, then
-the product. Sums are float32. Importing this module compiles it (a cache on disk makes the next import quick). It holds
-two C functions, `bf16` and `fp32`, which take the address of a job, int64 fields as named below.
+`y = w * round(x / sqrt(mean(x^2) + eps))`, rounded where Llama and its kin round: the quotient to the storage type,
+then the product. Sums are float32. Importing this module compiles it (a cache on disk makes the next import quick). It
+holds two C functions, `bf16` and `fp32`, which take the address of a job, int64 fields as named below.
 """
 
 from __future__ import annotations
