@@ -11,6 +11,7 @@ import torch
 from loradex.engine.local.batch import Divide
 from loradex.engine.local.group import Group
 from loradex.engine.local.kvcache_fp8 import Fp8Cache
+from loradex.engine.local.linear import Joint
 from loradex.engine.local.model import BaseModel
 from loradex.engine.local.packed import PackedLinear
 from loradex.engine.local.quantized import Product, quantized_linears
@@ -87,7 +88,9 @@ def _compile_lora(model: BaseModel) -> None:
         linear = model.linears[name]
         # The kernel reads bfloat16 by twos.
         if model.dtype == torch.float32 or shape.in_features % 2 == shape.out_features % 2 == 0:
-            linear.job = LoraJob(shape.in_features, shape.out_features, len(linear.table), model.dtype)
+            linear.job = job = LoraJob(shape.in_features, shape.out_features, len(linear.table), model.dtype)
+            if isinstance(linear.base, PackedLinear) and linear.base.few is not None:
+                linear.joint = Joint(linear.base, job)
 
 
 def _compile_few(model: BaseModel) -> None:
@@ -133,9 +136,9 @@ def _compile_norms(model: BaseModel) -> None:
     """Let a kernel take few rows of the norms that it computes as they do."""
     from loradex.engine.local.norm import quickened
 
-    for name, module in list(model.module.named_modules()):
+    for module in model.module.modules():
         if (quick := quickened(module)) is not None:
-            model.module.set_submodule(name, quick)
+            module.__dict__["forward"] = quick  # the module stays in its place, and so do its hooks
 
 
 def _take_cuda(model: BaseModel) -> None:

@@ -166,6 +166,7 @@ def _twin(module: nn.Module, own: Tensors) -> nn.Module:
     """Return a module like the base's with other parameters; those that are not given stay the base's own."""
     twin = copy.copy(module)
     twin._parameters = dict(module._parameters)
+    twin.__dict__.pop("forward", None)  # a kernel that stands for it knows the base's weights only
     for role, tensor in own.items():
         name = "bias" if role == "bias" else "weight"
         twin._parameters[name] = nn.Parameter(tensor, requires_grad=False)

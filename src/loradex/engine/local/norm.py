@@ -9,32 +9,32 @@ from torch import nn
 from loradex.engine.local import norm_numba as field
 from loradex.engine.local.team import Team
 
-TEAMS = {torch.bfloat16: Team(field.bf16.address), torch.float32: Team(field.fp32.address)}
-"""The kernels, by the dtype of inputs, outputs and weights."""
+KERNELS = {torch.bfloat16: field.bf16, torch.float32: field.fp32}
+
+TEAMS = {dtype: Team(kernel.address) for dtype, kernel in KERNELS.items()}
+"""What runs them, by the dtype of inputs, outputs and weights."""
 
 ROWS = 64
 """The most rows: many are better spread over torch's threads."""
 
 
-class QuickNorm(nn.Module):
-    """Stands before a norm of transformers, of `[width]` weights: takes few rows, and leaves the others to it."""
+class QuickNorm:
+    """Stands for the `forward` of a norm of transformers, of `[width]` weights: takes few rows, leaves the others."""
 
     def __init__(self, norm: nn.Module, weight: torch.Tensor, epsilon: float) -> None:
-        super().__init__()
-        self.norm = norm
-        self.weight = weight
-        self.variance_epsilon = epsilon
+        self._forward = norm.forward
+        self._weight = weight
         self._team = TEAMS[weight.dtype]
         self._fields = own = np.zeros(field.FIELDS, np.int64)
         self._address: int = own.ctypes.data
         own[field.WEIGHT], own[field.WIDTH] = weight.data_ptr(), weight.numel()
         own.view(np.float64)[field.EPSILON] = epsilon
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Return `x` (`[..., width]`) over its root mean square, times the weight."""
         rows = x.numel() // x.shape[-1]
-        if rows > ROWS or x.dtype is not self.weight.dtype:
-            theirs: torch.Tensor = self.norm.forward(x)
+        if rows > ROWS or x.dtype is not self._weight.dtype:
+            theirs: torch.Tensor = self._forward(x)
             return theirs
         x = x.contiguous()
         y = torch.empty_like(x)
