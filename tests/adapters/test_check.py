@@ -142,6 +142,8 @@ def test_tokens_beyond_the_vocabulary_are_refused(tmp_path: Path) -> None:
             trainable_token_indices=tokens,
         )
         assert codes(report(folder)) == expected
+    (problem,) = report(make_adapter(tmp_path / "activated", alora_invocation_tokens=[5, 300])).problems
+    assert problem.what.endswith("it uses tokens `300`, the base model `tiny` has 256")
 
 
 def test_a_pair_on_a_resized_vocabulary_says_so(tmp_path: Path) -> None:

@@ -53,7 +53,6 @@ def test_rslora_takes_the_rank_of_the_module() -> None:
     "changes",
     [
         {"layer_replication": [[0, 2], [1, 2]]},
-        {"alora_invocation_tokens": [1, 2]},
         {"use_qalora": True},
         {"use_bdlora": {"x": 1}},
         {"arrow_config": {"top_k": 1}},
@@ -137,6 +136,8 @@ def test_a_missing_method_is_said() -> None:
         {"modules_to_save": {"lm_head": 1}},
         {"target_parameters": "experts.down_proj"},
         {"target_parameters": [3]},
+        {"alora_invocation_tokens": "<run>"},
+        {"alora_invocation_tokens": [[1]]},
         {"trainable_token_indices": [-1]},
         {"trainable_token_indices": {"embed_tokens": 3}},
     ],

@@ -117,7 +117,8 @@ def test_what_peft_saves_is_read_as_peft_holds_it(tmp_path: Path, family: str, o
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"alora_invocation_tokens": [1]}, "`alora_invocation_tokens`"),
+        ({"alora_invocation_tokens": [1], "modules_to_save": ["norm"]}, "`alora_invocation_tokens` is set beside more"),
+        ({"alora_invocation_tokens": [1], "trainable_token_indices": [3]}, "`alora_invocation_tokens` is set besi"),
         ({"init_lora_weights": "olora"}, "`init_lora_weights` is 'olora'"),
     ],
 )

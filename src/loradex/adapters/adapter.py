@@ -70,6 +70,7 @@ class Adapter:
         base_model: what its configuration calls the base, or None.
         extras: the tensors beside the pairs.
         tokens: by module, the token ids that the rows of its `tokens` are for.
+        invocation: token ids from whose last occurrence in a prompt on it acts; empty: it acts from the beginning.
         absent: names in `modules_to_save` for which there is no tensor: the base must have no such module.
     """
 
@@ -83,6 +84,7 @@ class Adapter:
     extras: tuple[Extra, ...] = ()
     tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
+    invocation: tuple[int, ...] = ()
 
     @property
     def weights(self) -> Path:

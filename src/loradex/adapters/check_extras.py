@@ -56,11 +56,12 @@ def resized_vocabulary(shapes: str) -> Problem:
 
 
 def _tokens(adapter: Adapter, base: ModelInfo) -> list[Problem]:
-    beyond = sorted({token for ids in adapter.tokens.values() for token in ids if token >= base.vocab_size})
+    used = {token for ids in (*adapter.tokens.values(), adapter.invocation) for token in ids}
+    beyond = sorted(token for token in used if token >= base.vocab_size)
     if not beyond:
         return []
     tokens = listed(map(str, beyond))
-    return [resized_vocabulary(f"tokens {tokens} were trained, the base model `{base.id}` has {base.vocab_size}")]
+    return [resized_vocabulary(f"it uses tokens {tokens}, the base model `{base.id}` has {base.vocab_size}")]
 
 
 def _absent(adapter: Adapter, base: ModelInfo) -> list[Problem]:

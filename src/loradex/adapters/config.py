@@ -30,6 +30,7 @@ class LoraConfig:
         modules_to_save: ends of the paths of modules that are replaced whole.
         token_indices: ids of the tokens whose embeddings were trained, by the end of a module's path; of the embedding
             under an empty one.
+        invocation: token ids from which on the adapter acts; empty: from the beginning.
         raw: the whole file.
     """
 
@@ -45,6 +46,7 @@ class LoraConfig:
     target_parameters: tuple[str, ...]
     modules_to_save: tuple[str, ...]
     token_indices: Mapping[str, tuple[int, ...]]
+    invocation: tuple[int, ...]
     raw: Mapping[str, Any]
 
     @classmethod
@@ -139,6 +141,7 @@ def _read(raw: dict[str, Any]) -> tuple[LoraConfig | None, tuple[Problem, ...]]:
         target_parameters=tuple(raw.get("target_parameters") or ()),
         modules_to_save=_names(raw.get("modules_to_save")),
         token_indices=_tokens(raw.get("trainable_token_indices")),
+        invocation=tuple(raw.get("alora_invocation_tokens") or ()),
         raw=raw,
     )
     return config, tuple(problems)

@@ -69,6 +69,7 @@ def read_extras(
     if config.raw.get("ensure_weight_tying") and (both := _ends(found, layers)):
         what = f"`ensure_weight_tying` is set: what {listed(both)} got may be meant for what is tied to it too"
         problems.append(Problem("unsupported_option", what, "Train again with `ensure_weight_tying=False`"))
+    problems += _activated(found, config, layers)
     problems += wrong + _unexplained(found, config) + _missing(found, config, layers) + _together(found, layers)
     absent = [name for name in config.modules_to_save if not any(f"{name}." in each.tensor for each in found.values())]
     return Extras(tuple(found.values()), tokens, tuple(absent)), problems + _shapes(found, layers)
@@ -98,6 +99,16 @@ def _unexplained(found: Found, config: LoraConfig) -> list[Problem]:
             what = f"{len(names)} tensors belong to `{option}`, which adapter_config.json does not set: {listed(names)}"
             problems.append(Problem("unsupported_tensors", what, f"Set `{option}` as it was in training"))
     return problems
+
+
+def _activated(found: Found, config: LoraConfig, layers: Mapping[str, LoraLayer]) -> list[Problem]:
+    """Return a problem where an activated adapter is more than pairs on linears, as PEFT computes the rest always."""
+    more = [extra.tensor for extra in found.values() if extra.role != "pair_bias"]
+    more += [layer.a for layer in layers.values() if layer.embedding or layer.experts]
+    if not config.invocation or not more:
+        return []
+    what = f"`alora_invocation_tokens` is set beside more than pairs on linears: {listed(more)}"
+    return [Problem("unsupported_option", what, "Train again with linears alone, or without invocation tokens")]
 
 
 def _missing(found: Found, config: LoraConfig, layers: Mapping[str, LoraLayer]) -> list[Problem]:

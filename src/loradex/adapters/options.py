@@ -18,6 +18,7 @@ HARMLESS = frozenset(
         *("init_lora_weights", "runtime_config", "ensure_weight_tying", "qalora_group_size", "megatron_config"),
         *("megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config"),
         *("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices", "target_parameters"),
+        "alora_invocation_tokens",
     )
 )
 
@@ -29,7 +30,6 @@ _MERGE = "Merge it into the base with PEFT's `merge_and_unload` and serve the re
 
 _REFUSED: Mapping[str, tuple[str, str]] = {
     "layer_replication": ("layers of the base are repeated, so its shape is another model's", _MERGE),
-    "alora_invocation_tokens": ("the adapter acts only after its invocation tokens, which is not served", _PLAIN),
     "use_qalora": ("QALoRA pools the inputs of the pair, which is not served", _PLAIN),
     "use_bdlora": ("BD-LoRA makes the pair block-diagonal, which is not served", _PLAIN),
     "arrow_config": ("Arrow routes every token among several adapters, which is not served", _PLAIN),
@@ -112,9 +112,13 @@ def _is_switch(value: Any) -> bool:
 
 
 def _is_tokens(value: Any) -> bool:
+    return not value or (isinstance(value, list) and all(type(one) is int and 0 <= one < 2**31 for one in value))
+
+
+def _is_token_table(value: Any) -> bool:
     if isinstance(value, dict):
         return all(isinstance(each, list) and _is_tokens(each) for each in value.values())
-    return not value or (isinstance(value, list) and all(type(one) is int and 0 <= one < 2**31 for one in value))
+    return _is_tokens(value)
 
 
 TYPES: Mapping[str, tuple[Check, str]] = {
@@ -124,7 +128,8 @@ TYPES: Mapping[str, tuple[Check, str]] = {
     "lora_bias": (_is_switch, "true or false"),
     "modules_to_save": (_is_names, "a list of names"),
     "target_parameters": (lambda value: not isinstance(value, str) and _is_names(value), "a list of names"),
-    "trainable_token_indices": (_is_tokens, "a list of token ids, or a table of module to such a list"),
+    "alora_invocation_tokens": (_is_tokens, "a list of token ids"),
+    "trainable_token_indices": (_is_token_table, "a list of token ids, or a table of module to such a list"),
     "target_modules": (_is_names, "a name, a pattern or a list of names"),
     "exclude_modules": (_is_names, "a name, a pattern or a list of names"),
     "layers_to_transform": (_is_indices, "a layer number or a list of them"),

@@ -84,6 +84,7 @@ def examine(files: AdapterFiles, digest: str | None = None) -> Examined:
         extras=extras.tensors,
         tokens=extras.tokens,
         absent=extras.absent,
+        invocation=config.invocation if config else (),
     )
     return Examined(adapter, config, header, tuple(problems))
 

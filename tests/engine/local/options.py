@@ -23,6 +23,8 @@ NAMES: Mapping[str, Mapping[str, str]] = {
 }
 USUAL = {"embedding": "embed_tokens", "norm": "input_layernorm", "q": "q_proj", "down": "down_proj", "head": "lm_head"}
 TOKENS = [3, 5, 77, 40, 200]
+INVOCATION = [9, 8]
+"""Both are in every prompt of `test_options`."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,14 @@ OPTIONS: dict[str, Option] = {
         "`trainable_token_indices` of embedding and head",
         lambda m: {"trainable_token_indices": {m["embedding"]: TOKENS[:3], m["head"]: TOKENS[1:]}},
         families=("llama", "qwen2"),
+    ),
+    "activated": Option(
+        "`alora_invocation_tokens`, with `lora_bias`",
+        lambda m: {
+            "alora_invocation_tokens": INVOCATION,
+            "lora_bias": True,
+        },
+        families=("llama", "qwen2", "gpt2"),
     ),
     "experts": Option(
         "`target_parameters` of experts",

@@ -15,7 +15,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from loradex.adapters.base_model import read_model_info
 from loradex.adapters.check import check
 from loradex.adapters.read import read_adapter
+from loradex.core.event import Finished
 from loradex.core.mix import Mix
+from loradex.core.request import GenerateRequest
+from loradex.core.sampling import Sampling
+from loradex.engine.local.activation import phases
 from loradex.engine.local.dense import dense
 from loradex.engine.local.engine import LocalEngine
 from loradex.engine.local.packed import PackedLinear
@@ -58,7 +62,8 @@ def deck(family: Callable[[str], Family], tmp_path_factory: pytest.TempPathFacto
 
 def prompt(number: int) -> list[int]:
     chance = random.Random(number)
-    return [*(chance.randrange(256) for _ in range(9)), *random.Random(number).sample(options.TOKENS, 3)]
+    start, end = ([chance.randrange(256) for _ in range(count)] for count in (6, 1))
+    return [*start, *options.INVOCATION, *end, *chance.sample(options.TOKENS, 3)]
 
 
 def logits(engine: LocalEngine, asked: list[tuple[list[int], Mix[str]]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,6 +72,7 @@ def logits(engine: LocalEngine, asked: list[tuple[list[int], Mix[str]]]) -> tupl
     first, rest, last = [], [], []
     for number, (tokens, mix) in enumerate(asked):
         row = Sequence(str(number), tokens, len(tokens), GREEDY, mix, blocks=[2 * number, 2 * number + 1])
+        row.phases = phases(mix, tokens, engine._loop._scheduler.invocations)
         first.append(Chunk(row, 0, len(tokens), samples=True))
         rest.append(Chunk(row, 0, len(tokens) - 1, samples=False))
         last.append(Chunk(row, len(tokens) - 1, 1, samples=True))
@@ -134,6 +140,48 @@ async def test_a_mix_is_the_weighted_sum_of_what_each_does(name: str, deck, runn
     ]
     for ours in found:
         torch.testing.assert_close(ours, torch.stack(theirs), atol=5e-4, rtol=0)
+
+
+async def test_an_activated_adapter_reads_what_the_base_has_computed(deck, running: Running) -> None:
+    made: Deck = deck("llama")
+    digest = read_adapter(made.folders["activated"]).digest
+    before = prompt(0)[:6] * 6
+    asked = [*before, *options.INVOCATION, 7]
+    sampling = Sampling(temperature=0.0, max_tokens=8, ignore_eos=True)
+    async with running(made.family, max_loras=len(made.family.adapters)) as engine:
+        said, cached = [], []
+        for mix in (Mix.of(None), Mix.of(digest), Mix.of(digest)):
+            async for event in engine.generate(GenerateRequest("x", tuple(asked), sampling, mix)):
+                if isinstance(event, Finished):
+                    cached.append(event.cached_tokens)
+                else:
+                    said += event.token_ids
+    assert cached == [0, 32, 32]  # the block of the invocation is the adapter's own, and full at the end of no prompt
+    answer = said[8:16]
+    assert said[16:] == answer
+    model = load_option(made.base, made.folders["activated"])
+    whole = [*asked, *answer[:-1]]
+    with torch.inference_mode():
+        found = model(input_ids=torch.tensor([whole]), alora_offsets=[len(whole) - len(before)], use_cache=False).logits
+    assert found[0, len(asked) - 1 :].argmax(dim=-1).tolist() == answer
+    assert answer != said[:8]
+
+
+async def test_in_a_mix_each_acts_from_its_own_token_on(deck, running: Running) -> None:
+    made: Deck = deck("llama")
+    plain, activated = (read_adapter(made.folders[name]).digest for name in ("use_rslora", "activated"))
+    mix = Mix(((plain, 0.7), (activated, -0.4)))
+    asked = [(prompt(0), mix), (prompt(1), Mix.of(None)), (prompt(2)[:7], mix)]  # the last without the invocation
+    async with running(made.family, max_loras=len(made.family.adapters)) as engine:
+        found = logits(engine, asked)
+    base = weighted_sum(made, {"use_rslora": 0.7})
+    model = load_option(base, made.folders["activated"])
+    for name, tensor in model.named_parameters():
+        if ".lora_B." in name:
+            tensor.data *= -0.4
+    theirs = [last_logits(model, asked[0][0]), last_logits(made.base, asked[1][0]), last_logits(base, asked[2][0])]
+    for ours in found:
+        torch.testing.assert_close(ours, torch.stack(theirs), atol=2e-4, rtol=0)
 
 
 @pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN has no bfloat16 here")

@@ -334,3 +334,37 @@ def test_everything_ends_and_every_block_comes_back(
                 line.remove(chunk.sequence)
     assert line.idle
     assert line.blocks.available == blocks
+
+
+def invoked(name: str, adapter: str | None, tail: int = 0) -> Sequence:
+    tokens = [*range(10), 90, 91, *range(tail, tail + 4)]
+    return Sequence(name, tokens, len(tokens), Sampling(), Mix.of(adapter))
+
+
+def test_activated_adapters_share_what_comes_before_their_invocation_with_the_base_and_one_another() -> None:
+    line = scheduler(64)
+    line.invocations = {"a": (90, 91), "b": (90, 91)}
+    cached = {}
+    for name, adapter in [("1", None), ("2", "a"), ("3", "a"), ("4", "b"), ("5", "plain"), ("6", None)]:
+        sequence = invoked(name, adapter)
+        line.add(sequence)
+        step(line)
+        cached[name] = sequence.cached
+        line.remove(sequence)
+    # The third block holds the invocation: the same tokens are other keys and values there under each of them.
+    assert cached == {"1": 0, "2": 8, "3": 12, "4": 8, "5": 0, "6": 12}
+
+
+def test_an_adapter_that_is_switched_to_acts_from_its_own_invocation_on() -> None:
+    line = scheduler(64)
+    line.invocations = {"a": (90, 91), "b": (3, 4)}
+    running, waiting = invoked("1", "a"), invoked("2", "a")
+    line.add(running)
+    step(line)
+    line.add(waiting)
+    assert running.phases == ((0, Mix()), (10, Mix.of("a")))
+    assert line.switch("a", "b") == 2
+    assert running.phases == waiting.phases == ((0, Mix()), (3, Mix.of("b")))
+    assert running.private
+    assert line.switch("b", "plain") == 2
+    assert running.phases == ()

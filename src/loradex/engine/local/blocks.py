@@ -15,6 +15,11 @@ def root_key(mix: Mix[str]) -> bytes:
     return "+".join(f"{digest}*{weight.hex()}" for digest, weight in mix.members).encode()
 
 
+def turn_key(parent: bytes, start: int, mix: Mix[str]) -> bytes:
+    """Return the key that what follows grows from, where other weights act from token `start` on."""
+    return hashlib.blake2b(parent + b"@%d@" % start + root_key(mix), digest_size=20).digest()
+
+
 def chain_key(parent: bytes, tokens: Sequence[int]) -> bytes:
     """Return the key of a full block: it stands for the weights and for every token up to the block's end."""
     return hashlib.blake2b(parent + b"|" + array("q", tokens).tobytes(), digest_size=20).digest()

@@ -96,13 +96,14 @@ class Weights:
     """An adapter as the tables take it in, by module path.
 
     `pairs` are those on linears, `changes` what it does to these and to other modules; `experts` has its pairs on their
-    stacked weights, by the name of the parameter.
+    stacked weights, by the name of the parameter. With an `invocation` it acts only from these tokens on.
     """
 
     pairs: Mapping[str, LoraPair]
     changes: Mapping[str, Change]
     experts: Mapping[str, Mapping[str, LoraPair]]
     nbytes: int
+    invocation: tuple[int, ...] = ()
 
 
 def apply_changes(x: torch.Tensor, y: torch.Tensor, segments: Sequence[Segment], table: Mapping[int, Change]) -> None:

@@ -60,7 +60,7 @@ def fit(adapter: Adapter, contents: Contents, base: BaseModel, rest: Rest) -> We
         if links:
             changes[module] = chain(links)
         rest()
-    return Weights(pairs, changes, experts, contents.nbytes)
+    return Weights(pairs, changes, experts, contents.nbytes, adapter.invocation)
 
 
 def _take_experts(pairs: dict[str, LoraPair], base: BaseModel) -> dict[str, dict[str, LoraPair]]:

@@ -118,6 +118,8 @@ class Loop:
         def install() -> int:
             slot = self._runner.install(digest, weights)
             self._places = {**self._places, digest: (slot, weights.nbytes)}
+            if weights.invocation:
+                self._scheduler.invocations[digest] = weights.invocation
             return slot
 
         return self._ask(install)
@@ -131,6 +133,7 @@ class Loop:
             if busy := sum(digest in job.sequence.mix for job in self._jobs.values()):
                 raise Conflict(f"{busy} requests still use the adapter {digest[:12]}", hint="Wait until they end")
             self._runner.remove(digest)
+            self._scheduler.invocations.pop(digest, None)
             self._places = {known: place for known, place in self._places.items() if known != digest}
 
         return self._ask(remove)

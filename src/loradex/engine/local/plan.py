@@ -16,6 +16,11 @@ class Chunk:
     length: int
     samples: bool
 
+    @property
+    def end(self) -> int:
+        """The position after its last token."""
+        return self.start + self.length
+
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:

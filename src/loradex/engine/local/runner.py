@@ -100,7 +100,7 @@ class Runner:
         placed = list(zip(chunks, ends, cells, strict=True))
         prompts = (Rows(e - c.length, e, c.start, own.to(device)) for c, e, own in placed if c.length > 1)
         decodes = [(c.start, e - 1, own) for c, e, own in placed if c.length == 1]
-        segments = tuple(self._segments((chunk, chunk.length) for chunk in chunks))
+        segments = tuple(self._segments((chunk, chunk.start) for chunk in chunks))
         taken, left = self.divide(segments) if self.divide is not None and segments else (None, segments)
         return Batch(
             tuple(prompts),
@@ -109,7 +109,9 @@ class Runner:
             written.to(device),
             taken,
             left,
-            tuple(self._segments((chunk, 1) for chunk in chunks if chunk.samples)) if self.model.head_changes else (),
+            tuple(self._segments((chunk, chunk.end - 1) for chunk in chunks if chunk.samples))
+            if self.model.head_changes
+            else (),
         )
 
     def _cells(self, chunk: Chunk) -> torch.Tensor:
@@ -131,10 +133,11 @@ class Runner:
     def _segments(self, chunks: Iterable[tuple[Chunk, int]]) -> Iterable[Segment]:
         """Merge the rows of neighbouring chunks with one mix: a segment for each of its members, none for the base.
 
-        Beside each chunk stands how many rows it has.
+        Beside each chunk stands the first of its tokens that has a row.
         """
         end = 0
-        for mix, same in groupby(chunks, lambda chunk: chunk[0].sequence.mix):
+        runs = (run for chunk, start in chunks for run in chunk.sequence.acting(start, chunk.end))
+        for mix, same in groupby(runs, lambda run: run[0]):
             start, end = end, end + sum(rows for _, rows in same)
             for digest, weight in mix.members:
                 yield Segment(start, end, self.slots[digest], weight)

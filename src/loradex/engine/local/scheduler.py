@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from loradex.engine.local.blocks import Blocks, chain_key, root_key
+from loradex.engine.local.activation import phases
+from loradex.engine.local.blocks import Blocks, chain_key, root_key, turn_key
 from loradex.engine.local.levels import Levels
 from loradex.engine.local.plan import Chunk, StepPlan
 from loradex.engine.local.sequence import Sequence
@@ -18,6 +19,8 @@ class Scheduler:
     instead of one step a lot. Who is admitted next is for the `Levels` to say. When blocks run out the youngest of the
     least urgent running sequences is preempted: it gives up its blocks, goes back to the front of the line, and is
     computed again later (mostly from the prefix cache).
+
+    `invocations` are the tokens from which on some adapters act, by digest; they are looked for in every new prompt.
     """
 
     def __init__(
@@ -28,6 +31,7 @@ class Scheduler:
         self.max_tokens = max_tokens
         self.max_prefill_tokens = max_prefill_tokens
         self.prefix_cache = prefix_cache
+        self.invocations: dict[str, tuple[int, ...]] = {}
         self.waiting = Levels()
         self.running: list[Sequence] = []
         self.preemptions = 0
@@ -41,6 +45,7 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Put a new sequence at the end of the line."""
+        self._activate(sequence)
         self.waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
@@ -67,6 +72,7 @@ class Scheduler:
             # One that holds nothing yet was not touched by the old weights.
             sequence.private = sequence.private or sequence.computed > 0
             sequence.keys.clear()
+            self._activate(sequence)
         return len(moved)
 
     def plan(self) -> StepPlan:
@@ -167,8 +173,14 @@ class Scheduler:
     def _extend_keys(self, sequence: Sequence, count: int) -> None:
         size = self.blocks.size
         for index in range(len(sequence.keys), count):
-            parent = sequence.keys[index - 1] if index else root_key(sequence.mix)
+            parent = sequence.keys[index - 1] if index else root_key(sequence.acting(0, 1)[0][0])
+            for start, mix in sequence.phases[1:]:
+                if index * size <= start < (index + 1) * size:
+                    parent = turn_key(parent, start, mix)
             sequence.keys.append(chain_key(parent, sequence.tokens[index * size : (index + 1) * size]))
+
+    def _activate(self, sequence: Sequence) -> None:
+        sequence.phases = phases(sequence.mix, sequence.tokens[: sequence.prompt_len], self.invocations)
 
     def _grow(self, sequence: Sequence, tokens: int) -> bool:
         """Give a sequence blocks for so many tokens; False, with what it got, when they run out."""

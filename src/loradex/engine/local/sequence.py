@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from loradex.core.mix import Mix
 from loradex.core.sampling import Sampling
+from loradex.engine.local.activation import Phase
 
 
 @dataclass(slots=True, eq=False)
@@ -16,6 +17,7 @@ class Sequence:
         tokens: prompt, then what was sampled.
         prompt_len: how many of `tokens` are the prompt.
         mix: the weights it runs on, by digest.
+        phases: where not all of them act from the first token on: which do from which; else empty.
         seed: of its own random numbers; drawn by the engine where the request gave none.
         computed: tokens whose keys and values lie in `blocks`.
         blocks: cache blocks, in order.
@@ -41,6 +43,7 @@ class Sequence:
     private: bool = False
     arrival: int = 0
     priority: int = 0
+    phases: tuple[Phase, ...] = ()
 
     @property
     def pending(self) -> int:
@@ -51,3 +54,14 @@ class Sequence:
     def output_len(self) -> int:
         """Tokens sampled so far."""
         return len(self.tokens) - self.prompt_len
+
+    def acting(self, start: int, end: int) -> list[tuple[Mix[str], int]]:
+        """Return which weights act on its tokens from `start` up to `end`, and on how many of them."""
+        if not self.phases:
+            return [(self.mix, end - start)]
+        edges = [*(begin for begin, _ in self.phases[1:]), end]
+        return [
+            (mix, min(edge, end) - max(begin, start))
+            for (begin, mix), edge in zip(self.phases, edges, strict=True)
+            if max(begin, start) < min(edge, end)
+        ]
