@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -223,3 +227,15 @@ async def test_without_the_kernel_the_reference_serves(reason, family, running, 
         assert compiled.compile_triton(model) is None
         assert not any(linear.job for linear in model.linears.values())
     assert [record.name for record in caplog.records if record.levelname == "WARNING"] == [compiled.log.name]
+
+
+def test_the_compiler_takes_what_the_interpreter_runs(tmp_path: Path) -> None:
+    environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    program = Path(__file__).with_name("compile_triton.py")
+    done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert set(found) == {"few", "shrink", "many"}
+    for name, kernel in found.items():
+        assert 0 < kernel["shared"] <= 99 << 10, name  # what a program may have on a consumer card
+        assert kernel["numbers read one by one"] == 0, name  # that pairs are aligned must reach the compiler
