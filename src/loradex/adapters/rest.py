@@ -8,7 +8,7 @@ from collections.abc import Callable
 SLICE_SECONDS = 0.0005
 """Worked between two rests, by the thread's own clock."""
 
-SHARE = 0.1
+SHARE = 0.05
 """Of one core, for what is not urgent while answers are computed."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import secrets
 import time
@@ -80,6 +81,7 @@ class LocalEngine:
 
         try:
             runner, scheduler = await asyncio.to_thread(self._build, tell)
+            _settle_heap()
         except torch.OutOfMemoryError as error:
             raise ConfigInvalid(
                 f"The memory of {self.config.device!r} does not hold model and cache: {error}",
@@ -322,3 +324,12 @@ def _make_blocks(config: EngineConfig, model: BaseModel) -> tuple[Blocks, int]:
             hint="Raise `--kv-cache-memory` or lower `--max-model-len`",
         )
     return blocks, min(wanted, room)
+
+
+def _settle_heap() -> None:
+    """Keep what is there by now out of Python's search for garbage, which loads set off.
+
+    To look through a model's and transformers' own objects takes as long as a step, and every answer waits.
+    """
+    gc.collect()
+    gc.freeze()
