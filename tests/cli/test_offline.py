@@ -45,6 +45,11 @@ def test_the_life_of_an_adapter(loradex: Loradex, base: Path, tmp_path: Path) ->
     assert loradex("adapter", "canary", "medical", "--end").out == "medical is version 2\n"
     assert loradex("adapter", "shadow", "medical", 1, "--json").json["shadow"] == {"version": 1, "percent": 100.0}
     assert loradex("adapter", "shadow", "medical", "--end").out == "medical has no shadow\n"
+    assert loradex("adapter", "set", "medical", "--version", 1, "--system", "Be one.").code == 0
+    assert [each["defaults"] for each in loradex("adapter", "show", "medical", "--json").json["versions"]] == [
+        {"system": "Be one."},
+        {},
+    ]
     assert loradex("adapter", "rm", "medical").code == 0
     assert loradex("adapter", "ls", "--json").json == {"adapters": [], "invalid": []}
 

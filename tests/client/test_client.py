@@ -71,6 +71,19 @@ def test_what_the_engine_holds(server: Served) -> None:
     assert (row.pinned, row.tier, row.misses, row.hits, row.loads, row.evictions) == (False, "device", 2, 1, 2, 0)
 
 
+def test_defaults(server: Served) -> None:
+    client = server.client
+    client.adapters.add("medical", server.medical, defaults={"system": "Be one."})
+    client.adapters.upload("medical", server.medical2, defaults={"sampling": {"max_tokens": 3}})
+    assert [dict(each.defaults) for each in client.adapters.get("medical").versions] == [
+        {"system": "Be one."},
+        {"sampling": {"max_tokens": 3}},
+    ]
+    found = client.adapters.configure("medical", {"stop": ["END"]}, 1)
+    assert found.versions[0].defaults == {"stop": ["END"]}
+    assert client.adapters.configure("medical", {}).versions[1].defaults == {}
+
+
 def test_info(server: Served) -> None:
     info = server.client.info()
     assert info.product == "loradex"

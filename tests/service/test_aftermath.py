@@ -139,7 +139,7 @@ async def test_a_shadow_answers_the_same_and_nobody_sees_it(make_deck: MakeDeck)
     assert await ask(deck, 3) == [digests[0][:8]] * 3
     await until(lambda: copies(deck, "answered") == 3)
     entry = recorded(deck)[0]
-    assert entry["prompt"] == "hello"
+    assert entry["answer"]["prompt"] == entry["shadow"]["prompt"] == "hello"
     assert (entry["answer"]["adapter"], entry["shadow"]["adapter"]) == ("medical@1", "medical@2")
     assert [entry["answer"]["digest"], entry["shadow"]["digest"]] == digests
     assert entry["answer"]["text"] == f"{digests[0][:8]}: hello"

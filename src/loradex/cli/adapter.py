@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loradex.cli.command import HOME, TARGET, command
+from loradex.cli.defaults import SamplingOption, Stop, System, Template, read_defaults
 from loradex.cli.errors import UsageFailed
 from loradex.cli.output import Output, grid, human_count, human_size, human_time
 from loradex.cli.target import Target
@@ -73,11 +74,16 @@ def add(
     ] = None,
     sha256: Pin = "",
     upload: Annotated[bool, typer.Option("--upload", help="Send the files, to a server that cannot see them.")] = False,
+    system: System = None,
+    chat_template: Template = None,
+    sampling: SamplingOption = None,
+    stop: Stop = None,
     wait: Annotated[bool, typer.Option(help="Wait until it is served; else it goes on as a job.")] = True,
 ) -> None:
     """Check an adapter and serve it under a name, as a new version where the name exists."""
     how: dict[str, Any] = {"mode": mode, "replace": replace, "allow_pickle": allow_pickle}
     how |= {"canary": canary, "sha256": sha256}
+    how |= {"defaults": read_defaults(system, chat_template, sampling, stop) or None}
     if not wait:
         if upload:
             raise UsageFailed("What is uploaded is waited for", hint="Leave `--no-wait` out")

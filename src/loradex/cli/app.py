@@ -13,7 +13,21 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from loradex import __version__
-from loradex.cli import adapter, bench, config, convert, demo, doctor, jobs, resident, rollout, serve, show, talk
+from loradex.cli import (
+    adapter,
+    bench,
+    config,
+    configure,
+    convert,
+    demo,
+    doctor,
+    jobs,
+    resident,
+    rollout,
+    serve,
+    show,
+    talk,
+)
 from loradex.cli.argv import rewritten
 from loradex.cli.errors import INTERRUPTED, UsageFailed, exit_code
 from loradex.cli.help import help_page
@@ -43,6 +57,7 @@ def _root(
 serve.register(app)
 talk.register(app)
 show.register(adapter.app)
+configure.register(adapter.app)
 convert.register(adapter.app)
 rollout.register(adapter.app)
 app.add_typer(adapter.app)

@@ -6,8 +6,9 @@ import builtins
 import getpass
 from collections.abc import Mapping
 from dataclasses import asdict
+from dataclasses import replace as replace_values
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loradex.adapters.summary import kinds
 from loradex.cli.base import named_base, own_base
@@ -23,6 +24,7 @@ from loradex.client.views import (
     VersionView,
 )
 from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef
+from loradex.core.defaults import Defaults
 from loradex.errors import AdapterNotFound, ConfigInvalid, Conflict, LoradexError
 from loradex.registry.registry import AdapterRecord, Registry
 from loradex.registry.sources.fetch import pinned
@@ -75,6 +77,7 @@ class Offline:
         allow_pickle: bool = False,
         canary: float | None = None,
         sha256: str = "",
+        defaults: Mapping[str, Any] | None = None,
     ) -> Change:
         """Check and register a version. `mode` has no meaning here: nothing runs.
 
@@ -86,6 +89,7 @@ class Offline:
         before = self._current(name)
         if before is not None and not replace:
             raise Conflict(f"The adapter `{name}` exists", hint="Leave out `--no-replace` to add a new version")
+        read = Defaults.read(defaults) if defaults is not None else None
         pin = pinned(sha256)
         with self._registry.fetched(str(path), self._limit, told=self._progress) as found:
             staged = self._registry.stage(
@@ -97,7 +101,8 @@ class Offline:
                 sha256="" if pin and found.is_file(pin) else pin,
             )
         try:
-            ref = self._registry.commit(name, staged, actor=_actor(), serve=canary is None, canary=canary)
+            given = replace_values(staged, defaults=read)
+            ref = self._registry.commit(name, given, actor=_actor(), serve=canary is None, canary=canary)
         except LoradexError:
             self._registry.discard(staged)
             raise
@@ -157,6 +162,11 @@ class Offline:
         self._registry.end_shadow(name, actor=_actor())
         return self.get(name)
 
+    def configure(self, name: str, defaults: Mapping[str, Any], version: int | None = None) -> AdapterView:
+        """Set what requests for a version may leave out. A chat template is rendered when a server answers with it."""
+        self._registry.configure(name, version, Defaults.read(defaults), actor=_actor())
+        return self.get(name)
+
     def remove(self, name: str, version: int | None = None) -> None:
         """Remove an adapter, or one version of it."""
         self._registry.remove(name, version, actor=_actor())
@@ -208,6 +218,7 @@ def _view(record: AdapterRecord) -> AdapterView:
             bytes=each.bytes,
             created_at=each.created_at.isoformat(),
             config=dict(each.config),
+            defaults=each.defaults.written(),
         )
         for each in record.versions
     )

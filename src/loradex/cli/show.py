@@ -84,6 +84,7 @@ def _details(each: VersionView) -> list[tuple[str, str]]:
         ("weights", f"{human_count(each.parameters)}, {human_size(each.bytes)}, rank {each.rank}"),
         ("modules", ", ".join(each.modules)),
         ("config", _config(each.config)),
+        *((f"default {name}", _written(value)) for name, value in each.defaults.items()),
         ("tier", _tier(each)),
         ("memory", f"{each.hits} of {each.hits + each.misses} hits, {loads}, evicted {each.evictions} times"),
         ("requests", f"{each.requests}, {each.errors} errors, {tokens}{first}"),
@@ -97,6 +98,8 @@ def _config(config: Mapping[str, Any]) -> str:
 
 
 def _written(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}={_written(each)}" for name, each in value.items())
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 

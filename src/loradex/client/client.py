@@ -213,6 +213,7 @@ class Adapters:
         allow_pickle: bool = False,
         canary: float | None = None,
         sha256: str = "",
+        defaults: Mapping[str, Any] | None = None,
     ) -> Change:
         """Register the adapter at `path`, on the server's machine or an address, and serve it under `name`.
 
@@ -226,7 +227,7 @@ class Adapters:
             Conflict: the name is taken and `replace` is false.
         """
         return self._client.send(
-            wire.add_adapter(name, str(path), wire.adding(mode, replace, allow_pickle, canary, sha256))
+            wire.add_adapter(name, str(path), wire.adding(mode, replace, allow_pickle, canary, sha256, defaults))
         )
 
     def upload(
@@ -239,6 +240,7 @@ class Adapters:
         allow_pickle: bool = False,
         canary: float | None = None,
         sha256: str = "",
+        defaults: Mapping[str, Any] | None = None,
         told: Callable[[str, float], None] | None = None,
     ) -> Change:
         """Send the adapter at `path`, a folder, archive or GGUF file of this machine, and serve it under `name`.
@@ -249,7 +251,7 @@ class Adapters:
             FilesNotFound: there is nothing at `path`.
             BodyTooLarge: the server takes no adapter of this size.
         """
-        call = wire.upload(name, wire.adding(mode, replace, allow_pickle, canary, sha256))
+        call = wire.upload(name, wire.adding(mode, replace, allow_pickle, canary, sha256, defaults))
         return self._client.send(call, packed(Path(path), told))
 
     def begin_add(
@@ -262,9 +264,10 @@ class Adapters:
         allow_pickle: bool = False,
         canary: float | None = None,
         sha256: str = "",
+        defaults: Mapping[str, Any] | None = None,
     ) -> Job:
         """Do what `add` does as a job, and return that at once; `client.jobs` follows it."""
-        options = wire.adding(mode, replace, allow_pickle, canary, sha256)
+        options = wire.adding(mode, replace, allow_pickle, canary, sha256, defaults)
         return self._client.send(wire.begin_add(name, str(path), options))
 
     def check(self, path: Path | str) -> Report:
@@ -298,6 +301,13 @@ class Adapters:
     def end_shadow(self, name: str) -> AdapterView:
         """End the copies. Raises AdapterNotFound where the name has no shadow."""
         return self._client.send(wire.end_shadow(name))
+
+    def configure(self, name: str, defaults: Mapping[str, Any], version: int | None = None) -> AdapterView:
+        """Set what requests for a version may leave out; for None, of the one that the name means.
+
+        `defaults` may have `system`, `chat_template`, `sampling` (numbers by name) and `stop`; what it lacks is unset.
+        """
+        return self._client.send(wire.configure(name, defaults, version))
 
     def remove(self, name: str, version: int | None = None) -> None:
         """Remove an adapter with all its versions, or one version. Raises Conflict where an alias points to it."""

@@ -13,8 +13,9 @@ from loradex.errors import LoradexError, Problem
 class VersionView:
     """One immutable version of an adapter. `slot` is where the engine holds it, None when it is not resident.
 
-    `config` is its `adapter_config.json`, where one adapter was asked for. The counts, from `hits` on, are those of the
-    server since its start; `ttft_seconds` is the mean from arrival to a first token, None without one.
+    Where one adapter was asked for, `config` is its `adapter_config.json`, `defaults` what requests may leave out. The
+    counts, from `hits` on, are those of the server since its start; `ttft_seconds` is the mean from arrival to a first
+    token, None without one.
     """
 
     version: int
@@ -46,6 +47,7 @@ class VersionView:
     output_tokens: int = 0
     ttft_seconds: float | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,10 +155,18 @@ def get_adapter(name: str) -> Call[AdapterView]:
     return Call("GET", _path("adapters", name), read_adapter)
 
 
-def adding(mode: str, replace: bool, allow_pickle: bool, canary: float | None, sha256: str) -> dict[str, Any]:
+def adding(
+    mode: str,
+    replace: bool,
+    allow_pickle: bool,
+    canary: float | None,
+    sha256: str,
+    defaults: Mapping[str, Any] | None,
+) -> dict[str, Any]:
     """How a version is to be registered; what is not asked for is left out, for servers that do not know it."""
     options: dict[str, Any] = {"mode": mode, "replace": replace, "allow_pickle": allow_pickle}
     options |= {} if canary is None else {"canary": canary}
+    options |= {} if defaults is None else {"defaults": defaults}
     return options | ({"sha256": sha256} if sha256 else {})
 
 
@@ -169,13 +177,20 @@ def add_adapter(name: str, path: str, options: Mapping[str, Any]) -> Call[Change
 
 def upload(name: str, options: Mapping[str, Any]) -> Call[Change]:
     """Send an adapter's files and register them; the files are the body."""
-    return Call("PUT", _path("adapters", name, "files"), _read_change, params=options)
+    written = {"defaults": json.dumps(options["defaults"])} if "defaults" in options else {}
+    return Call("PUT", _path("adapters", name, "files"), _read_change, params={**options, **written})
 
 
 def begin_add(name: str, path: str, options: Mapping[str, Any]) -> Call[Job]:
     """Begin what `add_adapter` does."""
     call = add_adapter(name, path, options)
     return Call(call.method, call.path, _read_job, call.body, {"wait": "false"})
+
+
+def configure(name: str, defaults: Mapping[str, Any], version: int | None) -> Call[AdapterView]:
+    """Set what requests for a version may leave out."""
+    params = {} if version is None else {"version": version}
+    return Call("PUT", _path("adapters", name, "defaults"), read_adapter, defaults, params)
 
 
 def list_jobs() -> Call[list[Job]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from loradex.core.defaults import NO_DEFAULTS, Defaults
 from loradex.errors import InvalidRequest
 
 BASE = "base"
@@ -80,12 +81,13 @@ class AdapterRef:
     """A version of an adapter, pinned: a name is looked up once, at admission, and never again.
 
     `digest` is the full SHA-256 of the adapter's content in hexadecimal; it identifies the weights everywhere below the
-    registry. `name` and `version` are for people.
+    registry. `name` and `version` are for people. `defaults` are those of the version when it was looked up.
     """
 
     name: str
     version: int
     digest: str
+    defaults: Defaults = field(default=NO_DEFAULTS, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"

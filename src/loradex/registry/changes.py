@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sqlalchemy import Connection
 
-from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef
+from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef, Reference
+from loradex.core.defaults import NO_DEFAULTS, Defaults
 from loradex.errors import AdapterNotFound, Conflict, InvalidRequest
 from loradex.registry import canary, store
 from loradex.registry.records import AdapterRecord, Staged
-from loradex.registry.selecting import pinned, unknown_alias, unknown_version
+from loradex.registry.selecting import pinned, select, unknown_alias, unknown_version
 
 
 def add(
@@ -25,8 +28,12 @@ def add(
     if key is None:
         key = store.add_adapter(connection, name)
     same = [one.version for one in before.versions if one.digest == staged.adapter.digest] if before else []
-    number = same[0] if same else store.add_version(connection, key, staged)
+    now = before.version(before.current) if before and before.current is not None else None
+    defaults = staged.defaults if staged.defaults is not None else now.defaults if now is not None else NO_DEFAULTS
+    number = same[0] if same else store.add_version(connection, key, staged, defaults)
     store.set_enabled(connection, key, True)
+    if same and staged.defaults is not None:
+        configure(connection, name, number, staged.defaults, actor, base)
     if percent is not None:
         if before is None:
             raise InvalidRequest(f"`{name}` has no version yet beside which this one could be a canary")
@@ -57,6 +64,21 @@ def add(
         note="; ".join(filter(None, (staged.note, ended))),
     )
     return number
+
+
+def configure(
+    connection: Connection, name: str, number: int | None, defaults: Defaults, actor: str, base: str | None
+) -> AdapterRef:
+    """Change what requests may leave out, of a version or of the one that the name means."""
+    key, record = store.existing(connection, name, base)
+    found = select(record, Reference(name, version=number))
+    if found.defaults != defaults:
+        store.set_defaults(connection, key, found.version, defaults)
+        same = (found.version, found.version)
+        meant = (record.current, record.current)
+        note = "; ".join(f"{field}: {value}" for field, value in defaults.written().items()) or "nothing"
+        store.add_history(connection, key, actor, "set", moved=same, base=found.base_digest, meaning=meant, note=note)
+    return replace(pinned(record, found), defaults=defaults)
 
 
 def point(

@@ -11,6 +11,7 @@ from loradex.adapters.adapter import Adapter
 from loradex.adapters.check import CheckReport
 from loradex.core.adapter import AdapterRef
 from loradex.core.canary import Shares
+from loradex.core.defaults import NO_DEFAULTS, Defaults
 from loradex.core.model import ModelInfo
 
 
@@ -29,6 +30,7 @@ class VersionRecord:
         bytes: size of the weights file.
         created_at: when it was registered, in UTC.
         config: its `adapter_config.json`.
+        defaults: what requests may leave out; alone of all this it can be changed.
     """
 
     version: int
@@ -42,6 +44,7 @@ class VersionRecord:
     bytes: int
     created_at: datetime
     config: Mapping[str, Any]
+    defaults: Defaults = NO_DEFAULTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +84,8 @@ class HistoryEntry:
     Attributes:
         at: when, in UTC.
         actor: who; empty where nobody said.
-        action: `add`, `promote`, `rollback`, `canary`, `end_canary`, `shadow`, `end_shadow`, `remove_alias`, `remove`,
-            `enable` or `disable`.
+        action: `add`, `promote`, `rollback`, `canary`, `end_canary`, `shadow`, `end_shadow`, `set` (of defaults),
+            `remove_alias`, `remove`, `enable` or `disable`.
         alias: the alias that moved, None where none did.
         from_version, to_version: what moved from where to where; None stands for nothing.
         note: why or how, such as the shares of a canary; empty where there is nothing to say.
@@ -118,8 +121,9 @@ class Meaning:
 class Staged:
     """An adapter that is checked and stored, but not yet registered under any name.
 
-    `adapter.path` is its folder in the store, `note` says from what it was converted, if it was. Hand it to
-    `Registry.commit`, or to `Registry.discard`.
+    `adapter.path` is its folder in the store, `note` says from what it was converted, if it was. `defaults` are those
+    that its version gets; None for those of the version that the name means. Hand it to `Registry.commit`, or to
+    `Registry.discard`.
     """
 
     adapter: Adapter
@@ -128,3 +132,4 @@ class Staged:
     base: ModelInfo
     config: Mapping[str, Any]
     note: str = ""
+    defaults: Defaults | None = None

@@ -22,15 +22,16 @@ from loradex.adapters.read import Examined, examine, unreadable
 from loradex.adapters.temporary import STALE_SECONDS
 from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef, Reference
 from loradex.core.canary import Shares
+from loradex.core.defaults import Defaults
 from loradex.core.model import ModelInfo
-from loradex.errors import AdapterInvalid, AdapterNotFound, Conflict, FilesNotFound, RegistryFailed
+from loradex.errors import AdapterInvalid, AdapterNotFound, Conflict, RegistryFailed
 from loradex.registry import canary, changes, shadow, store
 from loradex.registry.blobs import Blobs
 from loradex.registry.database import Database
 from loradex.registry.records import AdapterRecord, HistoryEntry, Meaning, Shadow, Staged, VersionRecord
-from loradex.registry.selecting import check_new_alias, check_new_name, pinned, select, unknown_name
+from loradex.registry.selecting import check_new_alias, check_new_name, meaning, unknown_name
 from loradex.registry.shelf import Shelf
-from loradex.registry.source import find_source
+from loradex.registry.source import find_source, weights_size
 from loradex.registry.sources.access import EVERYWHERE, Access
 from loradex.registry.sources.brought import brought, check_pin
 from loradex.registry.sources.fetch import Fetched, Upload
@@ -124,7 +125,7 @@ class Registry:
         files = find_source(folder, allowed)
         name = origin or Path(folder).name or str(folder)
         if isinstance(files, AdapterFiles) and (
-            (files.pickled and not allow_pickle) or _size(files.weights) > MAX_WEIGHTS_BYTES
+            (files.pickled and not allow_pickle) or weights_size(files) > MAX_WEIGHTS_BYTES
         ):
             # Refused before anything is copied.
             check_examined(examine(files), base, max_rank, strict_base=strict_base).raise_if_bad(name)
@@ -208,12 +209,7 @@ class Registry:
             raise AdapterNotFound(
                 f"The adapter `{record.name}` is disabled", hint=f"Enable it with `loradex load {record.name}`"
             )
-        ref = pinned(record, select(record, reference))
-        if reference != Reference(reference.name) or not (record.canary or record.shadow):
-            return Meaning(ref)
-        numbers = {*record.canary, *((record.shadow.version,) if record.shadow else ())}
-        refs = {version.version: pinned(record, version) for version in record.versions if version.version in numbers}
-        return Meaning(ref, record.canary, record.shadow, refs)
+        return meaning(record, reference)
 
     def adapter(self, digest: str, *, verify: bool = False) -> Adapter:
         """Return a stored adapter. All of it is read again and compared if `verify`, or if its files were touched.
@@ -327,6 +323,17 @@ class Registry:
         with self._database.write() as connection:
             shadow.end(connection, name, actor, base)
 
+    def configure(
+        self, name: str, version: int | None, defaults: Defaults, *, actor: str = "", base: str | None = None
+    ) -> AdapterRef:
+        """Change what requests may leave out, of a version; None for the one that the name means. Return it.
+
+        Raises:
+            AdapterNotFound: no such name or version.
+        """
+        with self._database.write() as connection:
+            return changes.configure(connection, name, version, defaults, actor, base)
+
     def enable(self, name: str, enabled: bool, *, actor: str = "") -> None:
         """Show or hide a name: a disabled one is not found by `resolve`, and loses nothing.
 
@@ -387,13 +394,6 @@ class Registry:
                 if not self._staged[digest] and not store.references(connection, digest):
                     self._blobs.remove(digest)
                     self._packs.remove(digest)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise FilesNotFound(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _failed(what: str, files: AdapterFiles | ForeignFiles, error: OSError) -> RegistryFailed:

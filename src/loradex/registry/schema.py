@@ -22,7 +22,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-HEAD = "0003"
+HEAD = "0004"
 """The revision that this code speaks; a store already there is opened without Alembic."""
 
 
@@ -76,6 +76,7 @@ versions = Table(
     Column("bytes", BigInteger, nullable=False),
     Column("created_at", Utc, nullable=False),
     Column("config", JSON, nullable=False),
+    Column("defaults", JSON),  # what requests may leave out: `Defaults.written`
     UniqueConstraint("adapter_id", "number"),
     UniqueConstraint("adapter_id", "digest", "base_digest"),
 )

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from loradex.core.adapter import BASE, LATEST, AdapterRef, Reference, check_name
 from loradex.errors import AdapterNotFound, InvalidRequest, near
-from loradex.registry.records import AdapterRecord, VersionRecord
+from loradex.registry.records import AdapterRecord, Meaning, VersionRecord
 
 
 def select(record: AdapterRecord, reference: Reference) -> VersionRecord:
@@ -46,7 +46,21 @@ def _by_digest(record: AdapterRecord, reference: Reference) -> VersionRecord:
 
 def pinned(record: AdapterRecord, version: VersionRecord) -> AdapterRef:
     """Return the pinned reference of a version."""
-    return AdapterRef(record.name, version.version, version.digest)
+    return AdapterRef(record.name, version.version, version.digest, version.defaults)
+
+
+def meaning(record: AdapterRecord, reference: Reference) -> Meaning:
+    """Return what a reference means, with the canary and the shadow of a bare name.
+
+    Raises:
+        AdapterNotFound: as for `select`.
+    """
+    ref = pinned(record, select(record, reference))
+    if reference != Reference(reference.name) or not (record.canary or record.shadow):
+        return Meaning(ref)
+    numbers = {*record.canary, *((record.shadow.version,) if record.shadow else ())}
+    refs = {version.version: pinned(record, version) for version in record.versions if version.version in numbers}
+    return Meaning(ref, record.canary, record.shadow, refs)
 
 
 def unknown_name(name: str, known: Iterable[str]) -> AdapterNotFound:

@@ -45,5 +45,17 @@ def find_source(path: Path | str, allowed: Sequence[Path] | None) -> AdapterFile
         raise FilesNotFound(f"No adapter at {path}: {error}") from error
 
 
+def weights_size(files: AdapterFiles) -> int:
+    """Return the bytes of the weights file.
+
+    Raises:
+        FilesNotFound: it cannot be read.
+    """
+    try:
+        return files.weights.stat().st_size
+    except OSError as error:
+        raise FilesNotFound(f"{files.weights} cannot be read: {error.strerror or error}") from error
+
+
 def _real(path: Path, allowed: Sequence[Path] | None) -> Path:
     return Path(os.path.realpath(path)) if allowed is None else contained(path, allowed)

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, Table, delete, fu
 
 from loradex.core.adapter import DEFAULT_ALIAS
 from loradex.core.canary import Shares
+from loradex.core.defaults import Defaults
 from loradex.errors import AdapterNotFound
 from loradex.registry.records import AdapterRecord, HistoryEntry, Shadow, Staged, VersionRecord
 from loradex.registry.schema import adapters, aliases, history, shadows, shares, versions
@@ -76,6 +77,7 @@ def _version(row: Row[Any]) -> VersionRecord:
         bytes=row.bytes,
         created_at=row._mapping[versions.c.created_at],
         config=row.config,
+        defaults=Defaults.read(row.defaults or {}),
     )
 
 
@@ -134,7 +136,7 @@ def delete_adapter(connection: Connection, adapter: int) -> None:
     connection.execute(delete(adapters).where(adapters.c.id == adapter))
 
 
-def add_version(connection: Connection, adapter: int, staged: Staged) -> int:
+def add_version(connection: Connection, adapter: int, staged: Staged, defaults: Defaults) -> int:
     """Add a version under the next number, and return the number."""
     last = connection.scalar(select(adapters.c.last_version).where(adapters.c.id == adapter)) or 0
     number = last + 1
@@ -153,9 +155,16 @@ def add_version(connection: Connection, adapter: int, staged: Staged) -> int:
             bytes=staged.report.bytes,
             created_at=_now(),
             config=dict(staged.config),
+            defaults=defaults.written() or None,
         )
     )
     return number
+
+
+def set_defaults(connection: Connection, adapter: int, number: int, defaults: Defaults) -> None:
+    """Change what requests may leave out."""
+    own = (versions.c.adapter_id == adapter, versions.c.number == number)
+    connection.execute(update(versions).where(*own).values(defaults=defaults.written() or None))
 
 
 def delete_version(connection: Connection, adapter: int, number: int) -> None:

@@ -20,6 +20,7 @@ from loradex.server.wire.adapter import (
     InvalidRow,
     ReportReply,
 )
+from loradex.server.wire.defaults import DefaultsBody
 from loradex.server.wire.verbs import AddBody, ChangeReply, CheckBody, PromoteBody, RemovedReply, RollbackBody
 
 router = APIRouter(prefix="/api", tags=["Adapters"], route_class=JsonRoute)
@@ -58,6 +59,7 @@ async def add_adapter(
             allow_pickle=body.allow_pickle,
             sha256=body.sha256,
             canary=body.canary,
+            defaults=body.defaults.defaults() if body.defaults is not None else None,
             actor=actor,
             progress=progress,
         ),
@@ -74,6 +76,19 @@ async def check_adapter(body: CheckBody, response: Response, service: TheService
 @router.get("/adapters/{name}", dependencies=INFER, responses=refusals(400, 404))
 async def get_adapter(name: str, service: TheService) -> AdapterDetail:
     """Show all that is known of one adapter: versions with their configurations, where they are and what they did."""
+    return AdapterDetail.of(await service.adapters.get(name))
+
+
+@router.put("/adapters/{name}/defaults", dependencies=ADMIN, responses=refusals(400, 403, 404))
+async def configure_adapter(
+    name: str,
+    body: DefaultsBody,
+    service: TheService,
+    actor: Actor,
+    version: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
+) -> AdapterDetail:
+    """Set what requests for a version may leave out; without `version`, of the one that the name means."""
+    await service.adapters.configure(name, body.defaults(), version, actor=actor)
     return AdapterDetail.of(await service.adapters.get(name))
 
 

@@ -44,7 +44,8 @@ async def create_chat_completion(
     sampling = body.sampling(limit, alternatives)
     chat_id = f"chatcmpl-{request_id(request)}"
     key = request.headers.get(STICKY) or body.user or ""
-    ask = Ask(body.model, body.prompt(), sampling, body.n or 1, chat_id, body.priority or 0, key, body.mix())
+    who = (body.model, body.prompt(), sampling, body.n or 1, chat_id, body.priority or 0, key)
+    ask = Ask(*who, body.mix(), body.given(limit))
 
     async def begin() -> Answers:
         return await Answers.begin(service, [ask])

@@ -69,7 +69,8 @@ class _Call:
         self._id = call_id
         self._n = body.n or 1
         ids = [call_id] if len(prompts) == 1 else [f"{call_id}-{index}" for index in range(len(prompts))]
-        shared = Ask(body.model, "", sampling, self._n, "", body.priority or 0, key, body.mix())
+        who = (body.model, "", sampling, self._n, "", body.priority or 0, key)
+        shared = Ask(*who, body.mix(), body.given(body.max_tokens))
         self._asks = [replace(shared, prompt=prompt, request_id=own) for prompt, own in zip(prompts, ids, strict=True)]
 
     async def begin(self) -> Answers:

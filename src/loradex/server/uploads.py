@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, BinaryIO
 
 from fastapi import APIRouter, Depends, Query, Request
+from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from loradex.errors import InvalidRequest, RegistryFailed
@@ -15,6 +16,7 @@ from loradex.registry.sources.fetch import Upload
 from loradex.server.auth import Actor, may_admin
 from loradex.server.errors import ClientGone
 from loradex.server.state import TheService, refusals
+from loradex.server.wire.defaults import DefaultsBody
 from loradex.server.wire.verbs import ChangeReply, Mode
 
 router = APIRouter(prefix="/api", tags=["Adapters"])
@@ -45,6 +47,7 @@ async def upload_adapter(
     allow_pickle: bool = False,
     sha256: str = "",
     canary: Annotated[float | None, Query(ge=0, lt=100)] = None,
+    defaults: Annotated[str, Query(description="What requests for it may leave out, as JSON")] = "",
 ) -> ChangeReply:
     """Register the adapter in the body as the next version of `name`: a zip, tar or tar.gz of its folder, or GGUF.
 
@@ -60,9 +63,19 @@ async def upload_adapter(
             allow_pickle=allow_pickle,
             sha256=sha256,
             canary=canary,
+            defaults=_read(defaults).defaults() if defaults else None,
             actor=actor,
         )
     return ChangeReply.of(change)
+
+
+def _read(defaults: str) -> DefaultsBody:
+    try:
+        return DefaultsBody.model_validate_json(defaults)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(["defaults", *map(str, first["loc"])])
+        raise InvalidRequest(f"{where}: {first['msg']}", param=where) from error
 
 
 async def _received(request: Request, path: Path) -> Upload:

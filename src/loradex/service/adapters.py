@@ -9,6 +9,7 @@ from functools import partial
 
 from loradex.adapters.adapter import Adapter
 from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef, Reference, check_name
+from loradex.core.defaults import Defaults
 from loradex.engine.base import Engine, Progress
 from loradex.errors import AdapterNotFound, Conflict
 from loradex.registry.records import HistoryEntry
@@ -16,6 +17,7 @@ from loradex.registry.registry import Registry
 from loradex.service.intake import Asked, Intake, Source
 from loradex.service.names import Names
 from loradex.service.overview import Overview
+from loradex.service.rendering import Rendering
 from loradex.service.replace import Mode, Plan, Replacer
 from loradex.service.residency import Residency
 from loradex.service.staging import staged
@@ -42,6 +44,7 @@ class Adapters:
         intake: Intake,
         overview: Overview,
         trials: Trials,
+        rendering: Rendering,
         clock: Callable[[], float],
     ) -> None:
         self._registry = registry
@@ -52,6 +55,7 @@ class Adapters:
         self._intake = intake
         self._overview = overview
         self._trials = trials
+        self._rendering = rendering
         self._clock = clock
 
     async def add(
@@ -66,6 +70,7 @@ class Adapters:
         allow_pickle: bool = False,
         sha256: str = "",
         canary: float | None = None,
+        defaults: Defaults | None = None,
         actor: str = "",
         progress: Progress | None = None,
     ) -> Change:
@@ -84,18 +89,22 @@ class Adapters:
             sha256: refuse all but this digest, or an archive with this SHA-256.
             canary: percent of the requests for the bare name that the version gets; the name goes on to mean what it
                 means. With 0 only requests that name the version reach it.
+            defaults: what requests for the version may leave out; None for what requests for the name may now.
             actor: who asks, for the history.
             progress: told every stage, and how far the download and the engine's preparation of the files are, from any
                 thread.
 
         Raises:
             Conflict: the name means the base model, or exists and `replace` is False.
-            InvalidRequest: the name is not valid, or has nothing yet beside which there could be a canary.
+            InvalidRequest: the name is not valid, or has nothing yet beside which there could be a canary; or the chat
+                template cannot be rendered.
             PathNotAllowed, FilesNotFound, SourceFailed, AdapterInvalid: about the source and what lies there.
             Overloaded, EngineFailed, AdapterDamaged: see `Replacer.carry_out`; the old version serves on.
         """
         self._check_free(name)
-        asked = Asked(source, trusted, allow_pickle, sha256)
+        asked = Asked(source, trusted, allow_pickle, sha256, defaults)
+        if defaults is not None:
+            await self._rendering.try_out(defaults)
         async with self._names.alone(name):
             old, also = await self._answering(name)
             stage = partial(self._intake.stage, asked, progress)
@@ -209,6 +218,20 @@ class Adapters:
             move = partial(self._registry.rollback, name, actor=actor, base=base, note=note)
             plan = partial(Plan, name, move=move, old=old, mode=mode, progress=progress, also=also)
             return await self._to_version(ref, plan)
+
+    async def configure(self, name: str, defaults: Defaults, version: int | None = None, *, actor: str = "") -> None:
+        """Change what requests for a version may leave out; None for the one that the name means.
+
+        Raises:
+            AdapterNotFound: no such name or version.
+            InvalidRequest: the chat template cannot be rendered.
+        """
+        await self._rendering.try_out(defaults)
+        async with self._names.alone(name):
+            base = self._engine.info.digest
+            await self._replacer.change(
+                partial(self._registry.configure, name, version, defaults, actor=actor, base=base)
+            )
 
     async def remove_alias(self, name: str, alias: str, *, actor: str = "") -> None:
         """Remove an alias.

@@ -74,6 +74,7 @@ class Aftermath:
                 request_id=answer.request_id,
                 ref=answer.mix.adapters[0],
                 shadow=answer.shadow,
+                ask=answer.ask,
                 request=answer.requests[0],
                 text=answer.text,
                 reason=answer.outcome,

@@ -14,6 +14,7 @@ from loradex.core.mix import Mix
 from loradex.core.request import GenerateRequest
 from loradex.engine.base import Engine
 from loradex.errors import AdapterUnloaded
+from loradex.service.ask import Ask
 from loradex.service.ending import closing
 from loradex.service.metrics import Metrics
 from loradex.service.mixing import MixLease
@@ -25,6 +26,7 @@ class Answer:
     """An answer under way. It holds a lease until `events` has ended or `aclose` was called: always do one of them.
 
     Attributes:
+        ask: what was asked.
         request_id: as asked, or made up.
         model: the name that answers, as asked: `medical@prod`; for the base its served name.
         mix: the pinned versions that begin to answer; none for the base.
@@ -38,6 +40,7 @@ class Answer:
 
     def __init__(
         self,
+        ask: Ask,
         request_id: str,
         model: str,
         mix: Mix[AdapterRef],
@@ -51,6 +54,7 @@ class Answer:
         shadow: AdapterRef | None,
         ended: Callable[[Answer], None],
     ) -> None:
+        self.ask = ask
         self.request_id = request_id
         self.model = model
         self.mix = mix

@@ -4,60 +4,22 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from loradex.core.adapter import AdapterRef, Reference
 from loradex.core.mix import Mix
-from loradex.core.prompt import Prompt
 from loradex.core.request import GenerateRequest
-from loradex.core.sampling import Sampling
 from loradex.engine.base import Engine
 from loradex.errors import AdapterDamaged, AdapterNotFound, InvalidRequest, LoradexError
 from loradex.service.aftermath import Aftermath
 from loradex.service.answer import Answer
-from loradex.service.fit import fit, seeded
+from loradex.service.ask import Ask
+from loradex.service.fit import seeded
 from loradex.service.metrics import Metrics
-from loradex.service.mixing import Mixing, MixLease
+from loradex.service.mixing import Mixing
 from loradex.service.names import Names
+from loradex.service.rendering import Rendering
 
 __all__ = ["Answer", "Ask", "Generator"]
-
-MAX_N = 128
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What a client asks.
-
-    Attributes:
-        model: name of the base, a reference to an adapter or a mix of several, also with `base:` before it; None and ""
-            mean the base.
-        prompt: text, token ids or a conversation.
-        sampling: `max_tokens` None takes what the context leaves.
-        n: answers to make, 1 to 128; with a seed, answer `i` has `seed + i`.
-        priority: lower is served earlier, of those who wait.
-        request_id: for logs and replies; made up when empty. It need not be unique.
-        key: who asks: while a canary runs, requests with one key are answered by one version. Empty: any.
-        adapters: the mix, where `model` means the base.
-    """
-
-    model: str | None
-    prompt: Prompt
-    sampling: Sampling
-    n: int = 1
-    request_id: str = ""
-    priority: int = 0
-    key: str = ""
-    adapters: Mix[Reference] = field(default_factory=Mix)
-
-    def __post_init__(self) -> None:
-        """Check `n`.
-
-        Raises:
-            InvalidRequest: it is out of range.
-        """
-        if not 1 <= self.n <= MAX_N:
-            raise InvalidRequest(f"n is {self.n}; it must be at least 1 and at most {MAX_N}", param="n")
 
 
 class Generator:
@@ -67,6 +29,7 @@ class Generator:
         self,
         engine: Engine,
         names: Names,
+        rendering: Rendering,
         mixing: Mixing,
         metrics: Metrics,
         aftermath: Aftermath,
@@ -74,6 +37,7 @@ class Generator:
     ) -> None:
         self._engine = engine
         self._names = names
+        self._rendering = rendering
         self._mixing = mixing
         self._metrics = metrics
         self._aftermath = aftermath
@@ -103,17 +67,24 @@ class Generator:
             asked = self.asked(ask)
             picked = await self._pick(ask, asked)
             mix = asked.map(picked.__getitem__)
-            tokens = self._engine.encode(ask.prompt)
-            sampling = fit(ask.sampling, len(tokens), self._engine.info)
-            picked, lease = await self._lease(ask, asked, picked)
+            tokens, sampling = await self._rendering.render(ask, mix)
+            try:
+                lease = await self._mixing.acquire(asked, picked, ask.priority)
+            except (AdapterDamaged, AdapterNotFound):  # a version was removed meanwhile: resolve once more
+                again = await self._pick(ask, asked, again=True)
+                if again == picked:
+                    raise
+                mix = asked.map(again.__getitem__)
+                tokens, sampling = await self._rendering.render(ask, mix)
+                lease = await self._mixing.acquire(asked, again, ask.priority)
         except LoradexError as error:
             self._metrics.refused(mix, error.code)
             self._aftermath.refused(mix, error.code)
             raise
         # From here to the return nothing is awaited, so the lease cannot be lost to a cancellation.
         own = uuid.uuid4().hex
-        mix = asked.map(picked.__getitem__)
         return Answer(
+            ask,
             ask.request_id or f"req-{own}",
             str(asked) if asked.members else self._engine.info.id,
             mix,
@@ -131,15 +102,3 @@ class Generator:
 
     async def _pick(self, ask: Ask, asked: Mix[Reference], *, again: bool = False) -> dict[Reference, AdapterRef]:
         return {each: await self._names.pick(each, ask.key, again=again) for each in asked.adapters}
-
-    async def _lease(
-        self, ask: Ask, asked: Mix[Reference], picked: dict[Reference, AdapterRef]
-    ) -> tuple[dict[Reference, AdapterRef], MixLease]:
-        """Lease the versions that were resolved; if one was removed meanwhile, resolve once more."""
-        try:
-            return picked, await self._mixing.acquire(asked, picked, ask.priority)
-        except (AdapterDamaged, AdapterNotFound):
-            again = await self._pick(ask, asked, again=True)
-            if again == picked:
-                raise
-            return again, await self._mixing.acquire(asked, again, ask.priority)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loradex.adapters.check import CheckReport
 from loradex.adapters.rest import Rest
+from loradex.core.defaults import Defaults
 from loradex.engine.base import Engine, Progress
 from loradex.registry.records import Staged
 from loradex.registry.registry import Registry
@@ -31,12 +32,14 @@ class Asked:
         trusted: by the operator, who may name everything.
         allow_pickle: accept `.bin` weights.
         sha256: the only digest, or SHA-256 of the only file, that is accepted; empty for any.
+        defaults: what requests may leave out; None for what they may leave out now.
     """
 
     source: Source
     trusted: bool
     allow_pickle: bool
     sha256: str = ""
+    defaults: Defaults | None = None
 
 
 class Intake:
@@ -61,7 +64,7 @@ class Intake:
         """Fetch an adapter, check it and copy it into the store. Raises what `Registry.stage` and `fetched` do."""
         pin = pinned(asked.sha256)
         with self._fetched(asked, progress) as found:
-            return self._registry.stage(
+            staged = self._registry.stage(
                 found.path,
                 self._engine.info,
                 max_rank=self._max_rank,
@@ -71,6 +74,7 @@ class Intake:
                 sha256="" if pin and found.is_file(pin) else pin,
                 rest=self._rest(),
             )
+        return replace(staged, defaults=asked.defaults)
 
     def check(self, asked: Asked) -> CheckReport:
         """Fetch an adapter and check it; nothing stays behind. Raises what `Registry.check` and `fetched` do."""

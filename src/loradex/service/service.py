@@ -27,6 +27,7 @@ from loradex.service.mixing import Mixing
 from loradex.service.names import Names
 from loradex.service.overview import Overview
 from loradex.service.pins import Pins
+from loradex.service.rendering import Rendering
 from loradex.service.replace import Replacer
 from loradex.service.residency import Residency
 from loradex.service.residents import Residents
@@ -108,6 +109,7 @@ class Service:
             loaded=self.metrics.loaded,
         )
         self._names = Names(registry, lambda: engine.info, clock)
+        rendering = Rendering(engine)
         mixing = Mixing(self.residency, self._read, max_loras, max_queue_seconds)
         replacer = Replacer(registry, engine, self.residency, self._names, pins, self.metrics, clock)
         self.rollout = Rollout(registry, engine, self._names, replacer)
@@ -122,12 +124,13 @@ class Service:
             intake=Intake(registry, engine, max_lora_rank, access, max_adapter_size),
             overview=Overview(engine, self.residency, self.metrics.traffic),
             trials=trials,
+            rendering=rendering,
             clock=clock,
         )
         journal = Journal(registry.home / FOLDER, shadow_log_size)
-        shadows = Shadows(engine, self.residency, journal, self.metrics, clock)
+        shadows = Shadows(engine, rendering, self.residency, journal, self.metrics, clock)
         self._aftermath = Aftermath(self._names, self.adapters, self.rollout, trials, shadows, self.metrics, clock)
-        self._generator = Generator(engine, self._names, mixing, self.metrics, self._aftermath, clock)
+        self._generator = Generator(engine, self._names, rendering, mixing, self.metrics, self._aftermath, clock)
         self.watcher = Watcher(self.adapters, watch, settle_seconds, clock)
         self._lookup = Lookup(self.adapters, tuple(resolvers), clock)
         self.residents = Residents(registry, engine, self.residency, self._names, replacer, pins, clock)

@@ -21,9 +21,11 @@ from loradex.core.mix import Mix
 from loradex.core.request import GenerateRequest
 from loradex.engine.base import Engine
 from loradex.errors import LoradexError
+from loradex.service.ask import Ask
 from loradex.service.ending import closing, to_the_end
 from loradex.service.journal import Journal
 from loradex.service.metrics import Metrics
+from loradex.service.rendering import Rendering
 from loradex.service.residency import Residency
 
 log = logging.getLogger(__name__)
@@ -46,13 +48,15 @@ class Copy:
         request_id: of the answered request.
         ref: who answered.
         shadow: who is to answer too.
-        request: what the engine was asked: tokens and sampling.
+        ask: what was asked.
+        request: what the engine was asked: tokens and sampling, with the defaults of `ref`.
         text, reason, seconds: the answer, why it ended, and how long it took from arrival to end.
     """
 
     request_id: str
     ref: AdapterRef
     shadow: AdapterRef
+    ask: Ask
     request: GenerateRequest
     text: str
     reason: str
@@ -63,9 +67,16 @@ class Shadows:
     """Runs copies, one at a time, on one event loop."""
 
     def __init__(
-        self, engine: Engine, residency: Residency, journal: Journal, metrics: Metrics, clock: Callable[[], float]
+        self,
+        engine: Engine,
+        rendering: Rendering,
+        residency: Residency,
+        journal: Journal,
+        metrics: Metrics,
+        clock: Callable[[], float],
     ) -> None:
         self._engine = engine
+        self._rendering = rendering
         self._residency = residency
         self._journal = journal
         self._metrics = metrics
@@ -128,6 +139,9 @@ class Shadows:
         began = self._clock()
         own = f"shadow-{uuid.uuid4().hex}"
         request = replace(copy.request, id=own, mix=Mix.of(copy.shadow.digest), priority=LOWEST)
+        if copy.shadow.defaults != copy.ref.defaults:
+            tokens, sampling = await self._rendering.render(copy.ask, Mix.of(copy.shadow))
+            request = replace(request, tokens=tokens, sampling=sampling)
         text, reason = "", ""
         lease = await self._residency.acquire(copy.shadow.digest, name=copy.shadow.name)
         try:
@@ -142,9 +156,8 @@ class Shadows:
         return {
             "at": datetime.now(UTC).isoformat(),
             "request_id": copy.request_id,
-            "prompt": self._engine.decode(copy.request.tokens),
-            "answer": _told(copy.ref, copy.text, copy.reason, copy.seconds),
-            "shadow": _told(copy.shadow, text, reason, self._clock() - began),
+            "answer": self._told(copy.ref, copy.request, copy.text, copy.reason, copy.seconds),
+            "shadow": self._told(copy.shadow, request, text, reason, self._clock() - began),
             "same": text == copy.text,
         }
 
@@ -154,6 +167,9 @@ class Shadows:
             return self._engine.stats().waiting > 0 or not self._residency.grantable(copy.shadow.digest, spare=True)
         return True
 
-
-def _told(ref: AdapterRef, text: str, reason: str, seconds: float) -> dict[str, Any]:
-    return {"adapter": str(ref), "digest": ref.digest, "text": text, "finish_reason": reason, "seconds": seconds}
+    def _told(
+        self, ref: AdapterRef, request: GenerateRequest, text: str, reason: str, seconds: float
+    ) -> dict[str, Any]:
+        prompt = self._engine.decode(request.tokens)
+        said = {"text": text, "finish_reason": reason, "seconds": seconds}
+        return {"adapter": str(ref), "digest": ref.digest, "prompt": prompt, **said}

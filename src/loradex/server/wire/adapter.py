@@ -91,14 +91,15 @@ class VersionReply(BaseModel):
 
 
 class VersionDetail(VersionReply):
-    """One immutable version, with its `adapter_config.json`."""
+    """One immutable version, with its `adapter_config.json`, and what requests for it may leave out."""
 
     config: dict[str, Any]
+    defaults: dict[str, Any]
 
     @classmethod
     def of(cls, state: VersionState, **more: Any) -> Self:
         """Return the reply for a version."""
-        return super().of(state, config=dict(state.record.config), **more)
+        return super().of(state, config=dict(state.record.config), defaults=state.record.defaults.written(), **more)
 
 
 class ShadowReply(BaseModel):

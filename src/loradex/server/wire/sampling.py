@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, ValidationError, ValidatorFunctionWrapHa
 from pydantic_core import PydanticCustomError
 
 from loradex.core.adapter import Reference
+from loradex.core.defaults import NUMBERS
 from loradex.core.mix import Mix, mix_of
 from loradex.core.sampling import MAX_LOGPROBS, Sampling
 from loradex.errors import InvalidRequest, Unsupported
@@ -154,6 +155,11 @@ class SamplingFields(Body):
             logprobs=logprobs,
             logit_bias=self._bias(),
         )
+
+    def given(self, max_tokens: int | None) -> frozenset[str]:
+        """Return the fields over which no default of an adapter wins, `max_tokens` having several names."""
+        names = {name for name in (*NUMBERS, "stop") if name != "max_tokens" and getattr(self, name) is not None}
+        return frozenset(names | ({"max_tokens"} if max_tokens is not None else set()))
 
     def _bias(self) -> dict[int, float]:
         bias = {}

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, Field
 
 from loradex.server.body import Body, Whole
+from loradex.server.wire.defaults import DefaultsBody
 from loradex.service.views import Change
 
 
@@ -36,6 +37,9 @@ class AddBody(Body):
     allow_pickle: bool = False
     canary: Annotated[float, Field(ge=0, lt=100)] | None = Field(
         None, description="Percent of the requests that the version gets; the name goes on to mean what it means"
+    )
+    defaults: DefaultsBody | None = Field(
+        None, description="What requests for it may leave out; null for what those for the name may now"
     )
 
 
