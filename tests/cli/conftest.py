@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import structlog
+from safetensors.numpy import save_file
 
 from loradex.cli.app import run
 from tests.server.serving import Deck, save_adapter, served
@@ -62,3 +64,23 @@ def deck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deck]:
         save_adapter(deck.folder / "broken", seed=2, broken=True)
         monkeypatch.setenv("LORADEX_URL", deck.url)
         yield deck
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """The folder of a base model that the adapters of the tests fit."""
+    folder = tmp_path / "base"
+    folder.mkdir()
+    shapes = {"q_proj": (32, 32), "v_proj": (16, 32)}
+    save_file(
+        {
+            f"model.layers.{layer}.self_attn.{name}.weight": np.zeros(shape, np.float32)
+            for layer in range(2)
+            for name, shape in shapes.items()
+        },
+        folder / "model.safetensors",
+    )
+    heads = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 100, **heads}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder

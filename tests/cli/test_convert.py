@@ -5,27 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from tests.cli.conftest import Loradex
 from tests.server.serving import Deck, save_adapter
 
 EDGE = "processed_adapter_model.safetensors"
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    folder = tmp_path / "base"
-    folder.mkdir()
-    shapes = {"q_proj": (32, 32), "v_proj": (16, 32)}
-    save_file(
-        {f"model.layers.0.self_attn.{name}.weight": np.zeros(shape, np.float32) for name, shape in shapes.items()},
-        folder / "model.safetensors",
-    )
-    heads = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 100, **heads}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 def test_there_and_back(loradex: Loradex, base: Path, tmp_path: Path) -> None:

@@ -38,7 +38,21 @@ def test_every_command_has_help_with_two_examples_and_json(path: tuple[str, ...]
 
 def test_the_commands_are_those_of_the_issue() -> None:
     visible = {" ".join(path) for path, command in ALL if not command.hidden}
-    names = ("add", "ls", "show", "check", "convert", "promote", "canary", "shadow", "rollback", "set", "rm", "history")
+    names = (
+        "add",
+        "ls",
+        "show",
+        "check",
+        "convert",
+        "merge",
+        "promote",
+        "canary",
+        "shadow",
+        "rollback",
+        "set",
+        "rm",
+        "history",
+    )
     verbs = {f"adapter {verb}" for verb in names}
     others = {
         "serve",

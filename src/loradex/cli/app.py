@@ -22,6 +22,7 @@ from loradex.cli import (
     demo,
     doctor,
     jobs,
+    merge,
     resident,
     rollout,
     serve,
@@ -59,6 +60,7 @@ talk.register(app)
 show.register(adapter.app)
 configure.register(adapter.app)
 convert.register(adapter.app)
+merge.register(adapter.app)
 rollout.register(adapter.app)
 app.add_typer(adapter.app)
 resident.register(app)

@@ -89,6 +89,16 @@ def convert(source: Path, target: Format, out: Path, base: ModelInfo | None, ini
     return Converted(form, target, out, len(lora.pairs), count, size, tuple(notes))
 
 
+def read_lora(source: Path, base: ModelInfo | None = None) -> Lora:
+    """Read an adapter in any format as low-rank pairs.
+
+    Raises:
+        FilesNotFound: there is none at `source`.
+        AdapterInvalid: it cannot be read, or is more than low-rank pairs; lists every reason.
+    """
+    return _read(find_adapter(source), base, None)
+
+
 def _read(found: AdapterFiles | ForeignFiles, base: ModelInfo | None, initial: Path | None) -> Lora:
     if isinstance(found, AdapterFiles):
         return read_peft(found.folder, None if base is None else Path(base.path), initial)

@@ -1,0 +1,1 @@
+"""One adapter made of several, on disk, by the methods of PEFT."""
