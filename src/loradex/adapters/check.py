@@ -33,7 +33,7 @@ class CheckReport:
         problems: reasons why the adapter cannot be served; empty when it can.
         warnings: what the user should know although it can be served.
         rank: the largest rank in it, 0 where none could be read.
-        modules: the kinds of linears it adapts, such as `q_proj`, sorted.
+        modules: the kinds of modules it adapts or brings anew, such as `q_proj` and `norm`, sorted.
         parameters: number of weights.
         bytes: size of the weights file.
         base_model: what its configuration calls the base, or None.
@@ -112,7 +112,7 @@ def _report(adapter: Adapter, problems: list[Problem], warnings: list[Problem]) 
         problems=tuple(problems),
         warnings=tuple(warnings),
         rank=adapter.rank,
-        modules=tuple(sorted({kind(module) for module in adapter.layers})),
+        modules=tuple(sorted({kind(each) for each in (*adapter.layers, *(extra.module for extra in adapter.extras))})),
         parameters=adapter.parameters,
         bytes=adapter.bytes,
         base_model=adapter.base_model,

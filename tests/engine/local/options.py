@@ -15,13 +15,18 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
+from loradex.adapters.files import find_files
+
 from . import tiny
 
 NAMES: Mapping[str, Mapping[str, str]] = {
-    "gpt2": {"embedding": "wte", "norm": "ln_1", "q": "c_attn", "down": "mlp.c_proj"},
+    "gpt2": {"embedding": "wte", "norm": "ln_1", "q": "c_attn", "down": "mlp.c_proj", "layers": "h"},
     "phi3": {"q": "qkv_proj"},
 }
-USUAL = {"embedding": "embed_tokens", "norm": "input_layernorm", "q": "q_proj", "down": "down_proj", "head": "lm_head"}
+USUAL = {
+    **{"embedding": "embed_tokens", "head": "lm_head", "layers": "layers"},
+    **{"norm": "input_layernorm", "q": "q_proj", "down": "down_proj"},
+}
 TOKENS = [3, 5, 77, 40, 200]
 INVOCATION = [9, 8]
 """Both are in every prompt of `test_options`."""
@@ -29,11 +34,15 @@ INVOCATION = [9, 8]
 
 @dataclass(frozen=True)
 class Option:
-    """One row of the matrix: what it says, and the configuration that sets it for a family's names of modules."""
+    """One row of the matrix: what it says, and the configuration that sets it for a family's names of modules.
+
+    `adapter` is the name that PEFT knows the adapter by.
+    """
 
     says: str
     config: Callable[[Mapping[str, str]], dict[str, Any]]
     families: tuple[str, ...] = ("llama", "qwen2", "gpt2", "gemma3", "phi3", "qwen3_moe")
+    adapter: str = "default"
 
     def settings(self, family: str) -> dict[str, Any]:
         names = USUAL | NAMES.get(family, {})
@@ -48,12 +57,20 @@ OPTIONS: dict[str, Option] = {
     ),
     "use_rslora": Option("`use_rslora`", lambda m: {"use_rslora": True, "rank_pattern": {m["q"]: 7}}),
     "layers": Option("`layers_to_transform`", lambda m: {"layers_to_transform": [1]}),
+    "layers_pattern": Option(
+        "`layers_to_transform` with `layers_pattern`",
+        lambda m: {"layers_to_transform": [0], "layers_pattern": m["layers"]},
+    ),
     "regex": Option("regular expression in `target_modules`", lambda m: {"target_modules": rf".*\.1\..*{m['q']}"}),
     "all-linear": Option(
         "`all-linear`, `exclude_modules`",
         lambda m: {"target_modules": "all-linear", "exclude_modules": [m["q"]]},
         families=("llama", "qwen2", "gpt2", "gemma3", "phi3"),
     ),
+    "exclude": Option(
+        "regular expression in `exclude_modules`", lambda m: {"exclude_modules": rf".*\.0\..*({m['q']}|{m['down']})"}
+    ),
+    "named": Option("saved under a name of its own, in a sub-folder", lambda m: {}, adapter="tuned"),
     "use_dora": Option("`use_dora`", lambda m: {"use_dora": True}),
     "dora_rslora": Option("`use_dora` with `use_rslora`", lambda m: {"use_dora": True, "use_rslora": True}),
     "lora_bias": Option("`lora_bias`", lambda m: {"lora_bias": True}),
@@ -129,7 +146,7 @@ def save_option(name: str, family: str, base: PreTrainedModel, folder: Path) -> 
         task_type="CAUSAL_LM",
         **OPTIONS[name].settings(family),
     )
-    model = get_peft_model(copy.deepcopy(base), config)
+    model = get_peft_model(copy.deepcopy(base), config, OPTIONS[name].adapter)
     with torch.no_grad():
         for path, tensor in model.named_parameters():
             # A and B are random already; the rest starts as the base has it, or as nothing.
@@ -142,7 +159,7 @@ def save_option(name: str, family: str, base: PreTrainedModel, folder: Path) -> 
 
 def load_option(base: PreTrainedModel, adapter: Path) -> PeftModel:
     """Load an adapter as PEFT does."""
-    return PeftModel.from_pretrained(copy.deepcopy(base), adapter).eval()
+    return PeftModel.from_pretrained(copy.deepcopy(base), find_files(adapter).folder).eval()
 
 
 @torch.inference_mode()

@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    PreTrainedModel,
+    SiglipVisionConfig,
+)
 
 from loradex.adapters.base_model import read_model_info
 from loradex.adapters.check import check
@@ -182,6 +189,32 @@ async def test_in_a_mix_each_acts_from_its_own_token_on(deck, running: Running) 
     theirs = [last_logits(model, asked[0][0]), last_logits(made.base, asked[1][0]), last_logits(base, asked[2][0])]
     for ours in found:
         torch.testing.assert_close(ours, torch.stack(theirs), atol=2e-4, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore")
+async def test_an_adapter_of_a_model_that_also_sees_serves_the_language_model(deck, running, tmp_path: Path) -> None:
+    made: Deck = deck("gemma3")
+    vision = SiglipVisionConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    both = Gemma3Config(text_config=made.base.config, vision_config=vision, tie_word_embeddings=False)
+    seeing = Gemma3ForConditionalGeneration(both)
+    seeing.model.language_model.load_state_dict(made.base.model.state_dict())
+    seeing.lm_head.load_state_dict(made.base.lm_head.state_dict())
+    torch.manual_seed(0)
+    targets = r".*language_model.*(q_proj|down_proj)"
+    config = LoraConfig(target_modules=targets, use_dora=True, init_lora_weights=False, modules_to_save=["lm_head"])
+    model = get_peft_model(seeing, config).eval()
+    with torch.no_grad():
+        model.get_submodule("base_model.model.lm_head.modules_to_save.default").weight.mul_(0.5)
+    model.save_pretrained(tmp_path)
+    adapter = read_adapter(tmp_path)
+    assert any("language_model" in layer.a for layer in adapter.layers.values())
+    asked = [(prompt(0), Mix.of(adapter.digest)), (prompt(1), Mix.of(None))]
+    async with running(dataclasses.replace(made.family, adapters=(adapter,))) as engine:
+        assert check(adapter, engine.info, 16).problems == ()
+        found = logits(engine, asked)
+    theirs = torch.stack([last_logits(model, asked[0][0]), last_logits(made.base, asked[1][0])])
+    for ours in found:
+        torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=0)
 
 
 @pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN has no bfloat16 here")
