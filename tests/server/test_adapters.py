@@ -14,6 +14,7 @@ async def test_an_adapter_is_added_shown_and_listed(app: App) -> None:
     assert change["previous"] is None
     view = (await app.client.get("/api/adapters/medical")).json()
     assert view["versions"][0].pop("config")["r"] == 4
+    assert view["versions"][0].pop("defaults") == {}
     assert (await app.client.get("/api/adapters")).json() == {"adapters": [view], "invalid": []}
     assert (view["name"], view["enabled"], view["current"], view["aliases"]) == ("medical", True, 1, {})
     version = view["versions"][0]
