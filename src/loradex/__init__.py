@@ -9,6 +9,13 @@ if TYPE_CHECKING:
     from loradex.client.client import Client
     from loradex.core.adapter import AdapterRef
     from loradex.errors import LoradexError
+    from loradex.llm.cache_config import PeftCacheConfig
+    from loradex.llm.llm import LLM
+    from loradex.llm.lora_config import LoraConfig
+    from loradex.llm.lora_request import LoRARequest
+    from loradex.llm.output import CompletionOutput, RequestOutput
+    from loradex.llm.quant_config import QuantAlgo, QuantConfig
+    from loradex.llm.sampling_params import SamplingParams
     from loradex.service.service import Service
     from loradex.settings import Settings
 
@@ -19,12 +26,39 @@ _HOMES = {
     "AdapterRef": "loradex.core.adapter",
     "AsyncClient": "loradex.client.aio",
     "Client": "loradex.client.client",
+    "CompletionOutput": "loradex.llm.output",
+    "LLM": "loradex.llm.llm",
+    "LoRARequest": "loradex.llm.lora_request",
+    "LoraConfig": "loradex.llm.lora_config",
     "LoradexError": "loradex.errors",
+    "PeftCacheConfig": "loradex.llm.cache_config",
+    "QuantAlgo": "loradex.llm.quant_config",
+    "QuantConfig": "loradex.llm.quant_config",
+    "RequestOutput": "loradex.llm.output",
+    "SamplingParams": "loradex.llm.sampling_params",
     "Service": "loradex.service.service",
     "Settings": "loradex.settings",
 }
 
-__all__ = ["AdapterRef", "AsyncClient", "Client", "LoradexError", "Service", "Settings", "__version__", "errors"]
+__all__ = [
+    "LLM",
+    "AdapterRef",
+    "AsyncClient",
+    "Client",
+    "CompletionOutput",
+    "LoRARequest",
+    "LoraConfig",
+    "LoradexError",
+    "PeftCacheConfig",
+    "QuantAlgo",
+    "QuantConfig",
+    "RequestOutput",
+    "SamplingParams",
+    "Service",
+    "Settings",
+    "__version__",
+    "errors",
+]
 
 
 def __getattr__(name: str) -> object:

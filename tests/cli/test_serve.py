@@ -16,12 +16,7 @@ import pytest
 
 from loradex import errors
 from loradex.cli.serve import try_it
-from loradex.cli.stack import make_service
 from loradex.client.client import Client
-from loradex.engine import factory
-from loradex.engine.config import EngineConfig
-from loradex.engine.fake import FakeEngine
-from loradex.settings import Settings
 from tests.cli.conftest import Loradex
 from tests.server.serving import save_adapter
 
@@ -123,12 +118,3 @@ def test_the_command_to_try_is_one_line_that_a_shell_understands() -> None:
         ["bash", "-c", f'curl() {{ printf %s "${{@: -1}}"; }}; {line}'], capture_output=True, check=True
     )
     assert json.loads(ran.stdout)["model"] == "medical"
-
-
-def test_packs_lie_in_the_home_unless_a_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    configs: list[EngineConfig] = []
-    monkeypatch.setattr(factory, "make_engine", lambda name, config: configs.append(config) or FakeEngine(config))
-    for named in (None, tmp_path / "other"):
-        engine = EngineConfig(model="models/tiny-base", pack_dir=named)
-        make_service(Settings(engine=engine, engine_name="fake", home=tmp_path)).registry.close()
-    assert [config.pack_dir for config in configs] == [tmp_path / "packs", tmp_path / "other"]

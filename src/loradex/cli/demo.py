@@ -13,7 +13,7 @@ import typer
 
 from loradex.cli.command import Flag, command
 from loradex.cli.output import Output, grid, human_time
-from loradex.cli.stack import add_adapters, make_service
+from loradex.cli.stack import add_adapters
 from loradex.settings import Settings
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def _home() -> Iterator[Path]:
 
 def _server(settings: Settings, progress: Any) -> Server:
     from loradex.server.run import Server
+    from loradex.service.wiring import make_service
 
     service = make_service(settings)
 

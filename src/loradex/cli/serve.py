@@ -12,7 +12,7 @@ import typer
 from loradex.cli.command import command
 from loradex.cli.flags import SERVE
 from loradex.cli.output import Output, grid
-from loradex.cli.stack import add_adapters, make_service
+from loradex.cli.stack import add_adapters
 from loradex.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def serve(
     loradex config init.
     """
     from loradex.server.run import Server
+    from loradex.service.wiring import make_service
 
     for flag, given in (("--max-cpu-loras", max_cpu_loras), ("--seed", seed)):
         if given is not None:

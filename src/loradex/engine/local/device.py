@@ -36,3 +36,13 @@ def find_device(name: str) -> torch.device:
     if index >= cards:
         raise ConfigInvalid(f"No device {name!r}: torch sees {cards}", hint=f"Use `cuda:0` to `cuda:{cards - 1}`")
     return torch.device("cuda", index)
+
+
+def card_memory(name: str) -> tuple[int, int] | None:
+    """Return the bytes of a card that are free, and all that it has; None where the name means the CPU.
+
+    Raises:
+        ConfigInvalid: as for `find_device`.
+    """
+    device = find_device(name)
+    return torch.cuda.mem_get_info(device) if device.type == "cuda" else None

@@ -1,0 +1,132 @@
+"""Arguments of three systems, and what they mean here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loradex import errors
+from loradex.llm import memory
+from loradex.llm.cache_config import PeftCacheConfig
+from loradex.llm.lora_config import LoraConfig
+from loradex.llm.lora_request import LoRARequest
+from loradex.llm.memory import with_memory
+from loradex.llm.options import read_settings
+from loradex.llm.quant_config import QuantAlgo, QuantConfig
+from loradex.llm.sampling_params import SamplingParams
+
+
+def read(**arguments: Any) -> Any:
+    return read_settings("base", Path("home"), arguments)
+
+
+def test_the_words_of_each_system_mean_the_same_settings() -> None:
+    ours = read(max_num_seqs=3, max_batched_tokens=99, max_model_len=64, dtype="float16", max_loras=4)
+    vllm = read(max_num_seqs=3, max_num_batched_tokens=99, max_model_len=64, dtype="half", max_loras=4, max_cpu_loras=8)
+    tensorrt = read(
+        max_batch_size=3,
+        max_num_tokens=99,
+        max_seq_len=64,
+        dtype="torch.float16",
+        lora_config=LoraConfig(max_loras=4, max_cpu_loras=4),
+        tensor_parallel_size=1,
+        backend="pytorch",
+    )
+    assert ours.engine == vllm.engine == tensorrt.engine
+    assert (ours.engine.max_num_seqs, ours.engine.dtype, ours.engine.max_loras) == (3, "float16", 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ({"max_lora_ranks": 8}, errors.ConfigInvalid, "max_lora_rank"),
+        ({"max_loras": 0}, errors.ConfigInvalid, "max_loras"),
+        ({"max_loras": 4, "max_cpu_loras": 2}, errors.ConfigInvalid, "max_cpu_loras=4"),
+        ({"max_loras": 4, "lora_config": LoraConfig(max_loras=2)}, errors.ConfigInvalid, "one place"),
+        ({"tensor_parallel_size": 2}, errors.Unsupported, "Leave `tensor_parallel_size` out"),
+        ({"quant_config": QuantConfig(QuantAlgo.W4A16_AWQ)}, errors.Unsupported, "INT8"),
+        ({"quant_config": QuantConfig(kv_cache_quant_algo=QuantAlgo.INT8)}, errors.Unsupported, "FP8"),
+        ({"dtype": "float8"}, errors.ConfigInvalid, "engine.dtype"),
+    ],
+)
+def test_what_is_not_so_is_refused_with_its_fix(
+    arguments: dict[str, Any], error: type[errors.LoradexError], said: str
+) -> None:
+    with pytest.raises(error) as refused:
+        read(**arguments)
+    assert said in f"{refused.value} {refused.value.hint}"
+
+
+def test_on_a_cpu_the_host_cache_bounds_adapters_and_utilization_has_no_effect() -> None:
+    settings = read(device="cpu")
+    both = with_memory(settings, PeftCacheConfig(host_cache_size=4096, device_cache_percent=0.1), 0.9)
+    assert both == replace(settings, adapter_memory=4096)
+    tenth, half = (with_memory(settings, PeftCacheConfig(device_cache_percent=x), None) for x in (0.1, 0.5))
+    assert half.adapter_memory == pytest.approx(5 * tenth.adapter_memory)
+    with pytest.raises(errors.ConfigInvalid, match="gpu_memory_utilization"):
+        with_memory(settings, None, 1.5)
+
+
+class Card:
+    """Stands in for the engine's modules of a card with 8 GiB, 7 of them free; this machine has none."""
+
+    def card_memory(self, device: str) -> tuple[int, int]:
+        return 7 << 30, 8 << 30
+
+    def find(self, model: str, revision: str | None) -> Path:
+        return Path(model)
+
+
+def test_shares_of_a_card_become_bytes_and_what_cannot_fit_is_refused_before_it_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "engine_part", lambda engine, part: Card())
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(2 << 30)
+    settings = read_settings(tmp_path, Path("home"), {"adapter_memory": 1 << 30})
+    found = with_memory(settings, PeftCacheConfig(host_cache_size=4096, device_cache_percent=0.5), None)
+    assert (found.adapter_memory, found.adapter_host_memory) == (7 << 29, 4096)
+    # Half of 8 GiB, less the one that others hold and 1/16 of what is left, is no room for weights and adapters.
+    with pytest.raises(errors.ConfigInvalid, match=r"leaves 3\.0 GiB \(7\.0 GiB are free\), of which weights take 2\.0 GiB"):
+        with_memory(settings, None, 0.5)
+    left = (7 << 30) - (7 << 26) - (3 << 30)
+    assert with_memory(settings, None, 1.0).engine.kv_cache_memory == left
+
+
+def test_module_names_are_those_of_tensorrt_llm_of_the_mapping_or_of_the_base() -> None:
+    linears = ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.down_proj"]
+    named = LoraConfig(
+        lora_target_modules=["attn_q", "down_proj", "mine"], trtllm_modules_to_hf_modules={"mine": "q_proj"}
+    )
+    named.check_modules(linears)
+    with pytest.raises(errors.ConfigInvalid) as refused:
+        LoraConfig(lora_target_modules=["attn_w"]).check_modules(linears)
+    assert "attn_" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [("two words", 1, "p"), ("a", -1, "p"), ("a", True, "p"), ("a", 0, "p", "gguf")],
+)
+def test_a_request_that_is_none_is_refused_where_it_is_made(wrong: tuple[Any, ...]) -> None:
+    with pytest.raises(errors.InvalidRequest):
+        LoRARequest(*wrong)
+
+
+@pytest.mark.parametrize("name", ["prompt_logprobs", "use_beam_search", "guided_decoding", "bad_words"])
+def test_parameters_that_are_not_offered_are_refused_not_ignored(name: str) -> None:
+    with pytest.raises(errors.Unsupported, match=name):
+        SamplingParams(**{name: 1})
+
+
+def test_parameters_become_those_of_the_engine() -> None:
+    sampling = SamplingParams(stop="end", top_k=5, end_id=7, include_stop_str_in_output=True).sampling(seed=3)
+    assert (sampling.stop, sampling.top_k, sampling.stop_token_ids, sampling.seed) == (("end",), 5, (7,), 3)
+    assert (sampling.temperature, sampling.max_tokens, sampling.include_stop) == (1.0, 16, True)
+    assert SamplingParams(temperature=1.0, stop="end").given == {"max_tokens", "temperature", "stop"}
+    assert SamplingParams(seed=9).sampling(seed=3).seed == 9
+    with pytest.raises(errors.InvalidRequest, match="top_p"):
+        SamplingParams(top_p=2)
