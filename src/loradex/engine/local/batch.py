@@ -86,7 +86,8 @@ class Batch:
 
     `taken` are the segments that the LoRA kernel computes where a linear has it, as it reads them, and `left` those
     that it leaves to the reference. Without kernel, or segments for it, `taken` is None. `heads` are the segments of
-    the rows that go on to the output head, where some adapter changes it.
+    the rows that go on to the output head, where some adapter changes it. `changes` says whether the
+    adapter of some row does more than to add pairs to linears.
     """
 
     prompts: tuple[Rows, ...]
@@ -96,6 +97,7 @@ class Batch:
     taken: Narrow | Tiles | None = None
     left: tuple[Segment, ...] = ()
     heads: tuple[Segment, ...] = ()
+    changes: bool = False
 
 
 class Step:

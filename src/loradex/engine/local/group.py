@@ -55,7 +55,7 @@ class Group:
             rows, segments = x.reshape(-1, x.shape[-1]), batch.segments
             flat = [y.view(-1, y.shape[-1]) for y in outputs.values()]
             for member, y in zip(self._members, flat, strict=True):
-                if member.changes:
+                if member.changes and batch.changes:
                     apply_changes(rows, y, segments, member.changes)
             if batch.taken is not None and all(y.is_contiguous() for y in flat):
                 self._job.add(rows, flat, batch.taken)

@@ -96,7 +96,7 @@ class LoraLinear(nn.Module):
         if batch is not None and batch.segments:
             x, out = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
             segments = batch.segments
-            if self.changes:
+            if self.changes and batch.changes:
                 apply_changes(x, out, segments, self.changes)
             if self.job is not None and batch.taken is not None and out.is_contiguous():
                 self.job.add(x, out, batch.taken)
@@ -107,7 +107,7 @@ class LoraLinear(nn.Module):
     def _joined(self, x: torch.Tensor, batch: Batch) -> torch.Tensor | None:
         """Compute base and adapters in one call, where that can be."""
         taken = batch.taken
-        if self.joint is None or self.changes or batch.left or not isinstance(taken, Narrow):
+        if self.joint is None or (self.changes and batch.changes) or batch.left or not isinstance(taken, Narrow):
             return None
         base, job = self.joint
         if base.few is None or not base.takes(x):

@@ -32,6 +32,7 @@ class Runner:
         self.block_size = block_size
         self.eos = eos
         self.divide = divide
+        self._changing: set[int] = set()  # slots whose adapters do more than add pairs to linears
         self._offsets = torch.arange(block_size)
 
     def install(self, digest: str, weights: Weights) -> int:
@@ -43,6 +44,8 @@ class Runner:
         slot = self.slots.assign(digest)
         for module, pair in weights.pairs.items():
             self.model.linears[module].put(slot, pair)
+        if weights.changes:
+            self._changing.add(slot)
         for module, change in weights.changes.items():
             self.model.place(module).change(slot, change)
         for module, pairs in weights.experts.items():
@@ -52,6 +55,7 @@ class Runner:
     def remove(self, digest: str) -> None:
         """Take an adapter's tensors out of the tables."""
         slot = self.slots.free(digest)
+        self._changing.discard(slot)
         for linear in self.model.linears.values():
             linear.put(slot, None)
             linear.change(slot, None)
@@ -112,6 +116,7 @@ class Runner:
             tuple(self._segments((chunk, chunk.end - 1) for chunk in chunks if chunk.samples))
             if self.model.head_changes
             else (),
+            any(segment.slot in self._changing for segment in segments),
         )
 
     def _cells(self, chunk: Chunk) -> torch.Tensor:
