@@ -90,7 +90,7 @@ def test_shares_of_a_card_become_bytes_and_what_cannot_fit_is_refused_before_it_
     found = with_memory(settings, PeftCacheConfig(host_cache_size=4096, device_cache_percent=0.5), None)
     assert (found.adapter_memory, found.adapter_host_memory) == (7 << 29, 4096)
     # Half of 8 GiB, less the one that others hold and 1/16 of what is left, is no room for weights and adapters.
-    with pytest.raises(errors.ConfigInvalid, match=r"leaves 3\.0 GiB \(7\.0 GiB are free\), of which weights take 2\.0 GiB"):
+    with pytest.raises(errors.ConfigInvalid, match=r"leaves 3\.0 GiB \(7\.0 GiB are free\), of which weights"):
         with_memory(settings, None, 0.5)
     left = (7 << 30) - (7 << 26) - (3 << 30)
     assert with_memory(settings, None, 1.0).engine.kv_cache_memory == left

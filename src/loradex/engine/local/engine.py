@@ -97,6 +97,7 @@ class LocalEngine:
         if loop is not None:
             await asyncio.to_thread(loop.stop)
             await asyncio.to_thread(self._loader.stop)
+            gc.unfreeze()  # what `start` kept from the search for garbage may be garbage now
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Return the token ids of a prompt; see `Text.encode` for what it raises."""
