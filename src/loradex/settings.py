@@ -74,6 +74,7 @@ class Settings:
         watch_settle: seconds that an entry of a watched folder must not have changed before it is read.
         lora_dir: folder in which an unknown `model` is looked for as the sub-folder of that name.
         resolver: function that knows where the adapter of an unknown `model` lies, as `module:function`.
+        router: YAML file that says how the adapter for a prompt is chosen.
         adapter_memory: bytes of adapter weights in the engine; None for as many as `max_loras` slots hold.
         adapter_host_memory: bytes of adapter weights kept in host memory for quick loads, where the engine computes on
             a device with memory of its own; None for no limit.
@@ -99,6 +100,7 @@ class Settings:
     watch_settle: float = 2.0
     lora_dir: Path | None = None
     resolver: str = ""
+    router: Path | None = None
     adapter_memory: int | None = 1 << 30
     adapter_host_memory: int | None = 4 << 30
     adapter_ttl: float | None = None

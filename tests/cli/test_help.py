@@ -66,6 +66,8 @@ def test_the_commands_are_those_of_the_issue() -> None:
         "jobs ls",
         "jobs show",
         "jobs cancel",
+        "route ask",
+        "route evaluate",
         "demo",
         "doctor",
         "config show",

@@ -46,11 +46,17 @@ class App:
 
 @asynccontextmanager
 async def running(
-    tmp: Path, *, max_loras: int = 4, tokens_per_second: float = 0.0, max_adapter_size: int = 1 << 30, **config: Any
+    tmp: Path,
+    *,
+    max_loras: int = 4,
+    tokens_per_second: float = 0.0,
+    max_adapter_size: int = 1 << 30,
+    router: Path | None = None,
+    **config: Any,
 ) -> AsyncIterator[App]:
     """Run an application in this loop."""
     service, engine = make_service(
-        tmp, max_loras=max_loras, tokens_per_second=tokens_per_second, max_adapter_size=max_adapter_size
+        tmp, max_loras=max_loras, tokens_per_second=tokens_per_second, max_adapter_size=max_adapter_size, router=router
     )
     await service.start()
     transport = httpx.ASGITransport(create_app(service, ServerConfig(**config)))

@@ -70,7 +70,12 @@ class Deck:
 
 
 def make_service(
-    tmp: Path, *, max_loras: int = 4, tokens_per_second: float = 0.0, max_adapter_size: int = 1 << 30
+    tmp: Path,
+    *,
+    max_loras: int = 4,
+    tokens_per_second: float = 0.0,
+    max_adapter_size: int = 1 << 30,
+    router: Path | None = None,
 ) -> tuple[Service, FakeEngine]:
     """Make a service that may load from `tmp/adapters`."""
     config = EngineConfig(model=f"models/{BASE}", max_loras=max_loras, max_model_len=MAX_MODEL_LEN)
@@ -84,6 +89,7 @@ def make_service(
         allow_dirs=[tmp / "adapters"],
         max_adapter_size=max_adapter_size,
         max_queue_seconds=0.3,
+        router=router,
     )
     return service, engine
 
@@ -97,9 +103,10 @@ def served(
     strict: bool = False,
     max_loras: int = 4,
     tokens_per_second: float = 0.0,
+    router: Path | None = None,
 ) -> Iterator[Deck]:
     """Run a real server on a free port of this machine."""
-    service, engine = make_service(tmp, max_loras=max_loras, tokens_per_second=tokens_per_second)
+    service, engine = make_service(tmp, max_loras=max_loras, tokens_per_second=tokens_per_second, router=router)
     config = ServerConfig(port=0, infer_keys=infer_keys, admin_keys=admin_keys, strict=strict)
     with Server(service, config, log_level="critical", drain_seconds=2).background() as url:
         yield Deck(url, service, engine, tmp / "adapters")

@@ -25,6 +25,7 @@ from loradex.cli import (
     merge,
     resident,
     rollout,
+    route,
     serve,
     show,
     talk,
@@ -65,6 +66,7 @@ rollout.register(adapter.app)
 app.add_typer(adapter.app)
 resident.register(app)
 app.add_typer(jobs.app)
+app.add_typer(route.app)
 demo.register(app)
 app.add_typer(bench.app)
 doctor.register(app)

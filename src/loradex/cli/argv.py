@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 _SEVERAL = "--lora-modules"
 _GLOBAL = ("--json", "--quiet", "-q")
+_ROUTE = ("ask", "evaluate", "--help", "-h")
 
 
 def rewritten(argv: Sequence[str]) -> list[str]:
     """Return the arguments as our parser wants them.
 
     Underscores in option names become dashes (`--max_loras`), `--lora-modules a=1 b=2` takes several values as in vLLM,
-    and `--json` may stand before the command. What follows `--` is left alone.
+    `--json` may stand before the command, and `route TEXT` is `route ask TEXT`. What follows `--` is left alone.
     """
     cut = argv.index("--") if "--" in argv else len(argv)
     words, rest = [_dashed(word) for word in argv[:cut]], list(argv[cut:])
@@ -21,6 +22,8 @@ def rewritten(argv: Sequence[str]) -> list[str]:
         early += 1
     if early < len(words):
         words = words[early:] + words[:early]
+    if words[:1] == ["route"] and len(words + rest) > 1 and (words + rest)[1] not in _ROUTE:
+        words.insert(1, "ask")
     return _repeated(words) + rest
 
 

@@ -45,6 +45,7 @@ LORA = (
     Flag("watch_settle", ("--watch-settle",), "Rest of an entry there before it is read.", "TIME", "Adapters"),
     Flag("lora_dir", ("--lora-dir",), "Folder in which unknown names are looked for, by need.", "DIR", "Adapters"),
     Flag("resolver", ("--resolver",), "Function that finds unknown names, as module:function.", "FUNCTION", "Adapters"),
+    Flag("router", ("--router",), "YAML file that says how the model `auto` chooses.", "FILE", "Adapters"),
     Flag(
         "server.allow_urls",
         ("--allow-url",),

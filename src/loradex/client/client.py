@@ -11,6 +11,7 @@ import httpx
 
 from loradex.client import wire
 from loradex.client.answer import Answer, Piece
+from loradex.client.decision import Decision
 from loradex.client.jobs import Jobs
 from loradex.client.packing import packed
 from loradex.client.reply import body, read, unreachable
@@ -97,6 +98,14 @@ class Client:
     def unpin(self, adapter: str) -> None:
         """Let an adapter that was pinned make room for others again. Raises AdapterNotFound where it was not."""
         self.send(wire.unpin(adapter))
+
+    def route(self, text: str) -> Decision:
+        """Return which adapter the model `auto` would take for a prompt, and why.
+
+        Raises:
+            ModelNotFound: the server has no router.
+        """
+        return self.send(wire.route(text))
 
     def chat(self, model: str, messages: wire.Messages, **options: Any) -> Answer:
         """Return a chat completion; `options` are the fields of OpenAI's API (`max_tokens`, `temperature` ...).

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 
 from loradex import errors
 from loradex.client.answer import Answer, Piece
+from loradex.client.decision import Decision
 from loradex.client.views import (
     AdapterView,
     Change,
@@ -86,6 +87,10 @@ def read_adapter(data: Any, _: Mapping[str, str] | None = None) -> AdapterView:
 def _read_change(data: Any, _: Mapping[str, str]) -> Change:
     previous = data.get("previous") if isinstance(data, Mapping) else None
     return _make(Change, data, previous=_make(Pinned, previous) if previous else None)
+
+
+def _read_decision(data: Any, _: Mapping[str, str]) -> Decision:
+    return _make(Decision, data)
 
 
 def _read_job(data: Any, _: Mapping[str, str]) -> Job:
@@ -285,6 +290,11 @@ def pin(adapter: str) -> Call[Change]:
 def unpin(adapter: str) -> Call[None]:
     """Let a pinned adapter make room again."""
     return Call("DELETE", _path("resident", adapter, "pin"), _read_nothing)
+
+
+def route(text: str) -> Call[Decision]:
+    """Which adapter the router would take."""
+    return Call("POST", _path("route"), _read_decision, {"text": text})
 
 
 def chat(model: str, messages: Messages, stream: bool, options: Mapping[str, Any]) -> Call[Answer]:

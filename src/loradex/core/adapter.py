@@ -11,6 +11,9 @@ from loradex.errors import InvalidRequest
 BASE = "base"
 """The name that always means the base model without an adapter."""
 
+AUTO = "auto"
+"""The name that lets the prompt choose the adapter."""
+
 DEFAULT_ALIAS = "default"
 LATEST = "latest"
 

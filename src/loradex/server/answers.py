@@ -13,11 +13,15 @@ from loradex.core.mix import Mix
 from loradex.errors import EngineFailed
 from loradex.server.wire.usage import Usage
 from loradex.service.generate import Answer, Ask
+from loradex.service.routing import Routed
 from loradex.service.service import Service
 
 ADAPTER = "x-loradex-adapter"
 """Header that names the version which answers, or all of a mix with their weights; several, one after the other, where
 an `immediate` replace came in between. That of a stream is sent before, and names who begins."""
+
+ROUTE = "x-loradex-route"
+"""Header that says why `auto` took this adapter."""
 
 STICKY = "x-loradex-sticky"
 """Header of a request: while a canary runs, equal values are answered by one version. Else the field `user` decides."""
@@ -71,8 +75,10 @@ class Answers:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The header that says who has answered so far; before the first word, who begins."""
-        return {ADAPTER: ", ".join(map(str, self._spoken))}
+        """The headers that say who has answered so far (before the first word: who begins), and why `auto` chose it."""
+        routed = self._answers[0].routed
+        why = {ROUTE: _told(routed)} if routed is not None else {}
+        return {ADAPTER: ", ".join(map(str, self._spoken)), **why}
 
     @property
     def fingerprint(self) -> str:
@@ -152,3 +158,10 @@ class Answers:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, everything, return_exceptions=True)
+
+
+def _told(routed: Routed) -> str:
+    """Return a decision as a header's value, which is ASCII in one line."""
+    found = routed.decision
+    text = f"{found.adapter}; score={found.score:.2f}; policy={routed.policy}; {' '.join(found.reason.split())}"
+    return text.encode("ascii", "backslashreplace").decode()

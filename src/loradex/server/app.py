@@ -17,6 +17,7 @@ from loradex.server import (
     models,
     resident,
     rollout,
+    route,
     system,
     uploads,
     vllm_compat,
@@ -48,7 +49,7 @@ def create_app(service: Service, config: ServerConfig) -> FastAPI:
     app.state.config = config
     app.state.open = True
     errors.install(app)
-    for part in (chat, completions, models, vllm_compat, adapters, uploads, rollout, resident, jobs, system):
+    for part in (chat, completions, models, vllm_compat, adapters, uploads, rollout, resident, route, jobs, system):
         app.include_router(part.router)
     # The last one added is the outermost.
     app.add_middleware(Authenticate, keys=Keys(config.infer_keys, config.admin_keys))

@@ -8,7 +8,7 @@ from dataclasses import replace as with_values
 from functools import partial
 
 from loradex.adapters.adapter import Adapter
-from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef, Reference, check_name
+from loradex.core.adapter import AUTO, DEFAULT_ALIAS, AdapterRef, Reference, check_name
 from loradex.core.defaults import Defaults
 from loradex.engine.base import Engine, Progress
 from loradex.errors import AdapterNotFound, Conflict
@@ -260,6 +260,8 @@ class Adapters:
     def _check_free(self, name: str) -> None:
         if name in self._names.base_names:
             raise Conflict(f"The name `{name}` means the base model", hint="Choose another name for the adapter")
+        if name == AUTO:
+            raise Conflict(f"The name `{AUTO}` lets the prompt choose", hint="Choose another name for the adapter")
         check_name(name)
 
     async def _meaning(self, reference: Reference) -> AdapterRef | None:

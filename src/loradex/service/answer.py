@@ -18,6 +18,7 @@ from loradex.service.ask import Ask
 from loradex.service.ending import closing
 from loradex.service.metrics import Metrics
 from loradex.service.mixing import MixLease
+from loradex.service.routing import Routed
 
 _Item = tuple[int, Event | asyncio.Task[None]]
 
@@ -36,6 +37,7 @@ class Answer:
         text: of the first answer, as far as it has come, where there is a shadow.
         outcome: how it ended: a reason, or the code of an error; `abort` as long as it has not.
         seconds: from arrival to the end; 0 before.
+        routed: why the prompt got this adapter, where it chose.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Answer:
         self.text = ""
         self.outcome = "abort"
         self.seconds = 0.0
+        self.routed: Routed | None = None
         self._ended = ended
         self._lease = lease
         self._unloaded: AdapterUnloaded | None = None

@@ -47,6 +47,7 @@ class Metrics:
             "loradex_adapter_rollbacks", "Versions rolled back because they failed", by_version
         )
         self._copies = self._counter("loradex_shadow_requests", "Copies for a shadow", (*by_version, "outcome"))
+        self._routed = self._counter("loradex_route_decisions", "Decisions of the router", ("policy", "adapter"))
         for mode in ("drain", "immediate"):
             self._replaces.labels(mode)  # so that the series are there, at 0, before the first replace
         self._first = self._histogram("loradex_time_to_first_token_seconds", "Arrival to first token", by_version)
@@ -108,6 +109,10 @@ class Metrics:
     def replaced(self, mode: str) -> None:
         """Count a replace."""
         self._replaces.labels(mode).inc()
+
+    def routed(self, policy: str, adapter: str) -> None:
+        """Count a decision of the router; adapters are those of its file."""
+        self._routed.labels(policy, adapter).inc()
 
     def rolled_back(self, ref: AdapterRef) -> None:
         """Count a version that was rolled back because it failed."""

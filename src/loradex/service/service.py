@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace as with_values
 from pathlib import Path
 
 from loradex.adapters.adapter import Adapter
-from loradex.core.adapter import AdapterRef
+from loradex.core.adapter import AUTO, AdapterRef
 from loradex.core.model import ModelInfo
 from loradex.engine.base import Engine, Progress
 from loradex.errors import EngineStopped, ModelNotFound
@@ -32,6 +33,7 @@ from loradex.service.replace import Replacer
 from loradex.service.residency import Residency
 from loradex.service.residents import Residents
 from loradex.service.rollout import Rollout
+from loradex.service.routing import Routed, Routing, asked_text, opened
 from loradex.service.shadow import Shadows
 from loradex.service.trial import Rule, Trials
 from loradex.service.views import ModelCard
@@ -55,6 +57,7 @@ class Service:
         allow_dirs, allow_urls: folders, and beginnings of addresses, from which untrusted callers may add adapters.
         max_adapter_size: bytes that are downloaded, unpacked or uploaded for one adapter at most.
         watch: folders whose entries are adapters, taken in when they have not changed for `settle_seconds`.
+        router: the file that says how `auto` chooses the adapter; None for no routing.
         resolvers: asked where the adapter of an unknown name lies.
         adapter_memory: bytes of weights in the engine; None for as many as the slots hold.
         adapter_host_memory: bytes of copies in host memory, where the engine computes on a device with its own; None
@@ -83,6 +86,7 @@ class Service:
         watch: Sequence[Path] = (),
         settle_seconds: float = 2.0,
         resolvers: Sequence[Resolver] = (),
+        router: Path | None = None,
         max_queue_seconds: float = 30.0,
         fair_seconds: float = 1.0,
         rule: Rule = DEFAULT_RULE,
@@ -133,6 +137,7 @@ class Service:
         self._generator = Generator(engine, self._names, rendering, mixing, self.metrics, self._aftermath, clock)
         self.watcher = Watcher(self.adapters, watch, settle_seconds, clock)
         self._lookup = Lookup(self.adapters, tuple(resolvers), clock)
+        self.routing = Routing(router, self._names, self.metrics, clock)
         self.residents = Residents(registry, engine, self.residency, self._names, replacer, pins, clock)
         self.jobs = Jobs()
         self._ready = False
@@ -156,8 +161,11 @@ class Service:
         """Start the engine, and take in what lies in the watched folders.
 
         Raises:
-            ConfigInvalid: the base model cannot be found, read or served, or a watched folder is not there.
+            ConfigInvalid: the base model cannot be found, read or served, a watched folder is not there, or the
+                router's file is wrong.
+            FilesNotFound, InvalidRequest: so are files that it names.
         """
+        await self.routing.start()
         await self.engine.start(progress)
         self.metrics.watch(self.engine, self.residency, self._names)
         await self.watcher.start()
@@ -192,7 +200,7 @@ class Service:
         """Begin an answer. Everything that is wrong with the request is raised here, before any event.
 
         Raises:
-            ModelNotFound: `model` means nothing here, and no resolver knows it.
+            ModelNotFound: `model` means nothing here, and no resolver knows it, or there is no router for `auto`.
             AdapterInvalid, FilesNotFound, SourceFailed: a resolver knows it, and it cannot be served.
             InvalidRequest: the prompt is empty, the conversation cannot be rendered, or the mix is none.
             ContextLengthExceeded: prompt, or prompt and `min_tokens`, do not fit the context.
@@ -203,6 +211,15 @@ class Service:
         """
         if not self._ready:
             raise EngineStopped("The service is not running")
+        routed: Routed | None = None
+        if ask.model == AUTO:  # once, and before any name is looked up: from here on it is a request like any other
+            routed = await self.routing.decide(asked_text(ask.prompt))
+            ask = with_values(ask, model=routed.decision.adapter, prompt=opened(ask.prompt, routed.system_prompt))
+        answer = await self._begin(ask)
+        answer.routed = routed
+        return answer
+
+    async def _begin(self, ask: Ask) -> Answer:
         try:
             return await self._generator.begin(ask)
         except ModelNotFound:

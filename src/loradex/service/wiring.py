@@ -42,6 +42,7 @@ def make_service(settings: Settings) -> Service:
         watch=settings.watch,
         settle_seconds=settings.watch_settle,
         resolvers=resolvers(settings),
+        router=settings.router,
         max_queue_seconds=settings.queue_timeout,
     )
 

@@ -1,0 +1,17 @@
+"""What a server's router says of a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Who should answer (`base` where the router abstains), how sure that is (0 to 1), why, and by which policy."""
+
+    adapter: str
+    score: float
+    reason: str
+    scores: Mapping[str, float] = field(default_factory=dict)
+    policy: str = ""

@@ -1,0 +1,106 @@
+"""A classifier trained in a second from examples: pieces of words, so that typos and inflections do not matter much."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loradex.core.adapter import BASE
+from loradex.errors import ConfigInvalid
+from loradex.routing.decision import Decision
+from loradex.routing.head import Head, train
+from loradex.routing.route import Route, lessons
+
+_STRENGTH = 10.0
+_PRECISION = 0.9
+"""That a learned threshold aims at; more would leave few prompts that are routed at all."""
+
+_PIECES = (2, 4)
+_MAX_CHARACTERS = 4000
+"""Of a prompt that are looked at; a domain shows early, and a decision must stay short."""
+
+_SAID = 3
+
+
+class Classifier:
+    """A logistic regression on weighted character n-grams.
+
+    Training is scikit-learn's; a decision looks up each n-gram of the prompt and adds rows, which takes a fraction of
+    a millisecond.
+
+    Args:
+        routes: with examples or descriptions, of two names at least.
+        threshold: probability that an adapter needs; None learns it.
+
+    Raises:
+        ConfigInvalid: fewer than two routes have something to learn from.
+    """
+
+    def __init__(self, routes: Sequence[Route], threshold: float | None = None) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        texts, labels, asked = teaching(routes)
+        pieces = TfidfVectorizer(analyzer="char_wb", ngram_range=_PIECES, sublinear_tf=True)
+        self._head: Head = train(
+            pieces.fit_transform(texts), labels, asked, strength=_STRENGTH, precision=_PRECISION, threshold=threshold
+        )
+        self._split: Callable[[str], list[str]] = pieces.build_analyzer()
+        self._index: dict[str, int] = pieces.vocabulary_
+        self._rarity: NDArray[np.float64] = pieces.idf_
+
+    @property
+    def threshold(self) -> float:
+        """Probability below which it abstains."""
+        return self._head.threshold
+
+    def decide(self, text: str) -> Decision:
+        """Decide on one prompt."""
+        rows, values = self._vector(text[:_MAX_CHARACTERS])
+        if not len(rows):
+            return Decision(BASE, 1.0, "nothing in it was seen in any example", dict.fromkeys(self._head.labels, 0.0))
+        head = self._head
+        chances = head.probabilities(values @ head.weights[rows] + head.bias)
+        return decision(head, chances)
+
+    def _vector(self, text: str) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """Return the same as the vectorizer's `transform`, without its matrix: columns, and values of length 1."""
+        known = [self._index[piece] for piece in self._split(text) if piece in self._index]
+        rows, counts = np.unique(np.asarray(known, dtype=np.intp), return_counts=True)
+        values = (1 + np.log(counts)) * self._rarity[rows]
+        return rows, values / (np.linalg.norm(values) or 1.0)
+
+
+def teaching(routes: Sequence[Route]) -> tuple[list[str], list[str], list[bool]]:
+    """Return texts, their labels, and which are prompts: examples are; the phrases of descriptions and words are not.
+
+    Raises:
+        ConfigInvalid: fewer than two routes have any.
+    """
+    found = [(text, name, True) for name, texts in lessons(routes).items() for text in texts]
+    if len({name for _, name, _ in found}) < 2:
+        raise ConfigInvalid(
+            "A router learns from the examples of two names at least, of which one may be `base`",
+            hint="Give `examples` to the routes, and some prompts for `base` that no adapter should answer",
+        )
+    found += [(phrase, route.name, False) for route in routes for phrase in _phrases(route)]
+    texts, labels, asked = map(list, zip(*found, strict=True))
+    return texts, labels, asked
+
+
+def decision(head: Head, chances: NDArray[np.float64]) -> Decision:
+    """Return what a head decides on the probabilities of one prompt, and why."""
+    adapter, score = head.choose(chances)
+    scores = {name: round(float(chance), 4) for name, chance in zip(head.labels, chances, strict=True)}
+    best = sorted(scores, key=scores.__getitem__, reverse=True)[:_SAID]
+    said = ", ".join(f"{name} {scores[name]:.2f}" for name in best)
+    if adapter == BASE and best[0] != BASE:
+        return Decision(adapter, score, f"{said}: less than {head.threshold:.2f}", scores)
+    return Decision(adapter, score, said, scores)
+
+
+def _phrases(route: Route) -> list[str]:
+    parts = (part.strip() for part in re.split(r"[.,;:\n]", route.description))
+    return [part for part in (*parts, *route.words) if part]

@@ -1,0 +1,157 @@
+"""What stands on the vectors of prompts: one weight vector a label, honest probabilities, and when to abstain."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loradex.core.adapter import BASE
+
+Floats = NDArray[np.float64]
+
+FALLBACK = 0.5
+"""The threshold where there are too few examples to learn one, and the highest where all of them are told apart."""
+
+_FOLDS = 5
+_TEMPERATURES = np.geomspace(0.05, 20.0, 61)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A multinomial logistic regression with a temperature, and a threshold for its probabilities.
+
+    Attributes:
+        labels: in the order of the columns.
+        weights: float64, [features, labels].
+        bias: float64, [labels].
+        temperature: by which logits are divided, so that probabilities are as often right as they say.
+        threshold: probability that an adapter needs.
+    """
+
+    labels: tuple[str, ...]
+    weights: Floats
+    bias: Floats
+    temperature: float
+    threshold: float
+
+    def probabilities(self, logits: Floats) -> Floats:
+        """Return the calibrated probabilities of one row of logits, [labels]."""
+        return softmax(logits, self.temperature)
+
+    def choose(self, probabilities: Floats) -> tuple[str, float]:
+        """Return the adapter and its probability, or `base` and the probability that no adapter is right enough."""
+        best = int(np.argmax(probabilities))
+        label = self.labels[best]
+        if label != BASE and probabilities[best] < self.threshold:
+            label = BASE
+            if BASE not in self.labels:
+                return BASE, 1.0 - float(probabilities[best])
+            best = self.labels.index(BASE)
+        return label, float(probabilities[best])
+
+
+def train(
+    vectors: Any,
+    labels: Sequence[str],
+    asked: Sequence[bool],
+    *,
+    strength: float,
+    precision: float,
+    threshold: float | None = None,
+) -> Head:
+    """Learn a head.
+
+    Temperature (Guo et al. 2017) and threshold are learned from examples that the model which judges them has not
+    seen, in folds.
+
+    Args:
+        vectors: [texts, features], dense or sparse.
+        labels: of each text; two different ones at least.
+        asked: of each text, whether it is a prompt; the others (descriptions) teach, and are not judged.
+        strength: inverse of the regularisation.
+        precision: share of the prompts sent to an adapter that a learned threshold wants to be sent right.
+        threshold: probability that an adapter needs; None learns it.
+    """
+    from threadpoolctl import threadpool_limits
+
+    given, prompts = np.asarray(labels), np.flatnonzero(asked)
+    # So small a problem gains nothing from threads, and those of the engine must not be kept waiting.
+    with threadpool_limits(1, user_api="blas"):
+        short, back = _rotated(vectors)
+        names, weights, bias = _fit(short, given, strength)
+        temperature, learned = 1.0, FALLBACK
+        if min(Counter(given[prompts]).values(), default=0) >= _FOLDS and set(given[prompts]) == set(names):
+            logits = _unseen(short, given, prompts, strength)
+            answers = np.searchsorted(names, given[prompts])
+            temperature = min(_TEMPERATURES, key=lambda each: _surprise(logits, answers, each))
+            learned = _threshold(softmax(logits, temperature), answers, names.tolist(), precision)
+    labels = tuple(names.tolist())
+    return Head(labels, back @ weights, bias, float(temperature), learned if threshold is None else threshold)
+
+
+def softmax(logits: Floats, temperature: float) -> Floats:
+    """Return probabilities along the last axis."""
+    scaled = logits / temperature
+    powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    found: Floats = powers / powers.sum(axis=-1, keepdims=True)
+    return found
+
+
+def _rotated(vectors: Any) -> tuple[Floats, Floats]:
+    """Return the texts in as many dimensions as there are texts, and what leads weights back, [features, dimensions].
+
+    Nothing is lost: the weights of a penalised regression lie in the span of its texts, and the penalty does not see
+    the rotation. Features are tens of thousands, so this is what makes training a matter of a second.
+    """
+    gram = vectors @ vectors.T
+    squares, axes = np.linalg.eigh(gram if isinstance(gram, np.ndarray) else gram.toarray())
+    kept = squares > 1e-9 * squares[-1]
+    lengths = np.sqrt(squares[kept])
+    return axes[:, kept] * lengths, vectors.T @ (axes[:, kept] / lengths)
+
+
+def _fit(vectors: Floats, labels: NDArray[np.str_], strength: float) -> tuple[NDArray[np.str_], Floats, Floats]:
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000).fit(vectors, labels)
+    weights, bias = model.coef_, model.intercept_
+    if len(model.classes_) == 2:  # scikit-learn keeps the second label's alone, against a first of zeros
+        weights, bias = np.vstack([0 * weights, weights]), np.concatenate([0 * bias, bias])
+    return model.classes_, weights.T, bias
+
+
+def _unseen(vectors: Floats, labels: NDArray[np.str_], prompts: NDArray[np.intp], strength: float) -> Floats:
+    """Return the logits of each prompt, from a model that was trained without it."""
+    from sklearn.model_selection import StratifiedKFold
+
+    found = np.zeros((len(prompts), len(set(labels))))
+    for _, held in StratifiedKFold(_FOLDS, shuffle=True, random_state=0).split(prompts, labels[prompts]):
+        seen = np.setdiff1d(np.arange(len(labels)), prompts[held])
+        _, weights, bias = _fit(vectors[seen], labels[seen], strength)
+        found[held] = vectors[prompts[held]] @ weights + bias
+    return found
+
+
+def _surprise(logits: Floats, answers: NDArray[np.intp], temperature: float) -> float:
+    """Return the mean negative log-likelihood."""
+    chances = softmax(logits, temperature)[np.arange(len(answers)), answers]
+    return float(-np.log(np.maximum(chances, 1e-12)).mean())
+
+
+def _threshold(chances: Floats, answers: NDArray[np.intp], names: Sequence[str], precision: float) -> float:
+    """Return the lowest probability from which on that share of the routed prompts are routed right."""
+    best = chances.argmax(axis=1)
+    routed = np.array([names[index] != BASE for index in best])
+    order = np.argsort(-chances.max(axis=1))
+    order = order[routed[order]]
+    if not len(order):
+        return FALLBACK
+    right = np.cumsum(best[order] == answers[order]) / np.arange(1, len(order) + 1)
+    good = np.flatnonzero(right >= precision)
+    lowest = float(chances[order[good[-1] if len(good) else 0]].max())
+    return min(lowest, FALLBACK) if right[-1] >= precision else lowest

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from loradex.routing import head
+from loradex.routing.head import softmax
+
+train = partial(head.train, precision=0.9)
+
+LABELS = ["a", "b", "base"]
+
+
+def clouds(spread: float, each: int = 60) -> tuple[np.ndarray, list[str]]:
+    random = np.random.default_rng(0)
+    centres = np.eye(3, 20)
+    vectors = np.concatenate([centre + spread * random.standard_normal((each, 20)) for centre in centres])
+    return vectors, [label for label in LABELS for _ in range(each)]
+
+
+def test_the_rotation_loses_nothing() -> None:
+    """Trained in the span of the texts, the logits are those of the regression on all features."""
+    vectors, labels = clouds(0.4)
+    wide = np.hstack([vectors, np.zeros((len(vectors), 300))])
+    found = train(wide, labels, [True] * len(labels), strength=10.0)
+    oracle = LogisticRegression(C=10.0, class_weight="balanced", max_iter=5000, tol=1e-8).fit(wide, labels)
+    ours = softmax(wide @ found.weights + found.bias, 1.0)
+    np.testing.assert_allclose(ours, oracle.predict_proba(wide), atol=2e-2)
+
+
+def test_probabilities_are_as_often_right_as_they_say() -> None:
+    vectors, labels = clouds(0.6)
+    found = train(
+        vectors[::2], labels[::2], [True] * len(labels[::2]), strength=1000.0
+    )  # far too sure of itself by design
+    unseen = found.probabilities(vectors[1::2] @ found.weights + found.bias)
+    right = np.array(found.labels)[unseen.argmax(axis=1)] == np.array(labels[1::2])
+    raw = softmax(vectors[1::2] @ found.weights + found.bias, 1.0)
+    assert found.temperature > 1
+    assert abs(unseen.max(axis=1).mean() - right.mean()) < abs(raw.max(axis=1).mean() - right.mean())
+
+
+def test_the_threshold_rises_where_labels_are_hard_to_tell() -> None:
+    thresholds = []
+    for spread in (0.1, 0.7):
+        vectors, labels = clouds(spread)
+        thresholds.append(train(vectors, labels, [True] * len(labels), strength=10.0).threshold)
+    assert thresholds[0] < thresholds[1]
+
+
+def test_a_given_threshold_is_kept_and_descriptions_are_not_judged() -> None:
+    vectors, labels = clouds(0.3)
+    asked = [index % 60 < 4 for index in range(len(labels))]  # four prompts a label: too few to learn from
+    assert train(vectors, labels, asked, strength=10.0).threshold == head.FALLBACK
+    assert train(vectors, labels, asked, strength=10.0).temperature == 1.0
+    assert train(vectors, labels, [True] * len(labels), strength=10.0, threshold=0.77).threshold == 0.77
+
+
+@pytest.mark.parametrize("labels", [["a", "base"], ["a", "b"]])
+def test_two_labels_have_the_probabilities_of_two(labels: list[str]) -> None:
+    vectors = np.eye(2, 4).repeat(6, axis=0)
+    given = [label for label in labels for _ in range(6)]
+    found = train(vectors, given, [True] * 12, strength=10.0)
+    oracle = LogisticRegression(C=10.0, class_weight="balanced").fit(vectors, given)
+    ours = softmax(vectors @ found.weights + found.bias, 1.0)
+    np.testing.assert_allclose(ours, oracle.predict_proba(vectors), atol=1e-3)
