@@ -9,11 +9,11 @@ from loradex.engine.local import gemv_numba as field
 from loradex.engine.local.packed import Aim
 from loradex.engine.local.team import Team
 
-ROWS = max(field.KERNELS)
+ROWS = max(field.SIZES)
 """The most rows that a job takes."""
 
-_SIZES = [next(size for size in field.KERNELS if size >= rows) for rows in range(1, ROWS + 1)]
-_TEAMS = {size: Team(kernel.address) for size, kernel in field.KERNELS.items()}
+_PLACES = [next(i for i, size in enumerate(field.SIZES) if size >= rows) for rows in range(1, ROWS + 1)]
+_TEAM = Team(field.kernel.address)
 
 
 class GemvJob:
@@ -36,15 +36,16 @@ class GemvJob:
     def product(self, x: torch.Tensor, lora: Aim | None = None) -> torch.Tensor:
         """Return `x W^T + b`, `[..., out]`, plus what a LoRA job adds; `x` is bfloat16, up to `ROWS` rows."""
         rows = x.numel() // x.shape[-1]
-        size = _SIZES[rows - 1]
+        place = _PLACES[rows - 1]
+        size = field.SIZES[place]
         x, shape = _filled(x, rows, size), x.shape[:-1]
         y = x.new_empty(size, self.width)
         own = self._fields
         own[field.TAKEN] = own[field.DONE] = 0
         own[field.INPUT], own[field.OUTPUT] = x.data_ptr(), y.data_ptr()
-        team = _TEAMS[size]
-        own[field.LORA] = 0 if lora is None else lora(x, y, team.size)
-        team.together(self._address)
+        own[field.SIZE] = place
+        own[field.LORA] = 0 if lora is None else lora(x, y, _TEAM.size)
+        _TEAM.together(self._address)
         return y[:rows].view(*shape, self.width)
 
 

@@ -6,9 +6,9 @@ outputs at a time, two inputs side by side in a 32-bit word. Processors with AVX
 once; for others a shift makes the first a float32 and a mask the second, which pays for fewer rows. The inner loop is
 written in LLVM's own vectors of 16 values; sums are float32, in the order of the inputs, on any number of threads.
 
-Importing this module compiles it (seconds; a cache on disk makes the next import quick). `KERNELS` holds a C function
-for some numbers of rows. Each takes the address of a job, int64 fields as named below, and may run on several threads,
-which go on with the LoRA job of the same rows: so it needs no call of its own, and nobody waits in between.
+Importing this module compiles it (seconds; a cache on disk makes the next import quick). `kernel` is a C function that
+takes the address of a job, int64 fields as named below. Several threads may run one job, and go on with the LoRA job of
+the same rows: so that needs no call of its own, and nobody waits in between.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
-from numba import cfunc, types
+from numba import cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -34,10 +34,14 @@ PAIRS = 5  # in / 2
 BLOCKS = 6  # out / 64
 DONE = 7  # blocks that are done; 0 at the start
 LORA = 8  # address of a job of the LoRA kernel for the same rows, which is done as well; 0 for none
-FIELDS = 9
+SIZE = 9  # place in `SIZES` of the number of rows
+FIELDS = 10
 
 WORDS_AT_ONCE = bool(get_host_cpu_features().get("avx512bf16"))
 """Whether the processor multiplies words as they lie."""
+
+SIZES = (1, 2, 4, 6, 8, 12, 16) if WORDS_AT_ONCE else (1, 2, 3, 4, 4, 4, 4)
+"""Numbers of rows that a job may have, ascending."""
 
 BLOCK = 64
 """Outputs that lie together."""
@@ -167,39 +171,52 @@ def _inputs(b: Any, x: Any, row: int, pairs: Any, index: Any) -> Any:
     return _load(b, b.add(x, b.mul(b.add(b.mul(pairs, _I64(row)), index), _I64(4))), _I32, 2)
 
 
-def _kernel(rows: int) -> Any:
-    """Return the C function for so many rows."""
-    vectors = next(count for count in (4, 2, 1) if rows * count <= _SUMS)
-    block, parts = _block_of(rows, vectors), _VECTORS // vectors
-
-    @cfunc(types.void(types.int64), cache=True)
-    def kernel(address: Any) -> None:
-        job = _words(address, FIELDS, np.int64(0))
-        pairs, blocks = job[PAIRS], job[BLOCKS]
-        taken, done = _add(address, 1), 0
-        while taken < blocks:
-            weights, place = job[WEIGHTS] + 4 * BLOCK * pairs * taken, 2 * BLOCK * taken
-            for part in range(parts):  # the first brings the block into the cache
-                own = place + 2 * BLOCK // parts * part
-                block(
-                    weights + 4 * BLOCK // parts * part,
-                    pairs,
-                    job[INPUT],
-                    job[BIAS] + own,
-                    job[OUTPUT] + own,
-                    blocks * BLOCK,
-                )
-            taken, done = _add(address, 1), done + 1
-        lora = job[LORA]
-        if lora:
-            _add(address + 8 * DONE, done)
-            piece = shrink_pieces(lora, np.uint32(0))
-            while _add(address + 8 * DONE, 0) < blocks:
-                pass
-            expand_pieces(lora, piece, np.uint32(0))
-
-    return kernel
+def _vectors(rows: int) -> int:
+    """Return how many vectors of outputs have room for their sums, for so many rows."""
+    return next(count for count in (4, 2, 1) if rows * count <= _SUMS)
 
 
-KERNELS = {rows: _kernel(rows) for rows in ((1, 2, 4, 6, 8, 12, 16) if WORDS_AT_ONCE else (1, 2, 3, 4))}
-"""By rows, ascending."""
+# One by one and not in a loop: what a function gets from around it, Numba would compile again in every process.
+_BLOCK_0, _BLOCK_1, _BLOCK_2, _BLOCK_3, _BLOCK_4, _BLOCK_5, _BLOCK_6 = (
+    _block_of(rows, _vectors(rows)) for rows in SIZES
+)
+_PARTS = tuple(_VECTORS // _vectors(rows) for rows in SIZES)
+
+
+@njit
+def _block(size: Any, weights: Any, pairs: Any, x: Any, bias: Any, y: Any, width: Any) -> None:
+    if size == 0:
+        _BLOCK_0(weights, pairs, x, bias, y, width)
+    elif size == 1:
+        _BLOCK_1(weights, pairs, x, bias, y, width)
+    elif size == 2:
+        _BLOCK_2(weights, pairs, x, bias, y, width)
+    elif size == 3:
+        _BLOCK_3(weights, pairs, x, bias, y, width)
+    elif size == 4:
+        _BLOCK_4(weights, pairs, x, bias, y, width)
+    elif size == 5:
+        _BLOCK_5(weights, pairs, x, bias, y, width)
+    else:
+        _BLOCK_6(weights, pairs, x, bias, y, width)
+
+
+@cfunc(types.void(types.int64), cache=True)
+def kernel(address: Any) -> None:
+    """Run a job."""
+    job = _words(address, FIELDS, np.int64(0))
+    pairs, blocks, parts = job[PAIRS], job[BLOCKS], _PARTS[job[SIZE]]
+    taken, done = _add(address, 1), 0
+    while taken < blocks:
+        weights, place = job[WEIGHTS] + 4 * BLOCK * pairs * taken, 2 * BLOCK * taken
+        for part in range(parts):  # the first brings the block into the cache
+            w, own = weights + 4 * BLOCK // parts * part, place + 2 * BLOCK // parts * part
+            _block(job[SIZE], w, pairs, job[INPUT], job[BIAS] + own, job[OUTPUT] + own, blocks * BLOCK)
+        taken, done = _add(address, 1), done + 1
+    lora = job[LORA]
+    if lora:
+        _add(address + 8 * DONE, done)
+        piece = shrink_pieces(lora, np.uint32(0))
+        while _add(address + 8 * DONE, 0) < blocks:
+            pass
+        expand_pieces(lora, piece, np.uint32(0))
