@@ -48,7 +48,7 @@ def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ship:
     # Slow enough for a replacement to fall into a stream, quick enough for a test.
     monkeypatch.setattr(
         "loradex.engine.factory.make_engine",
-        lambda name, config: FakeEngine(config, tokens_per_second=600),
+        lambda name, config: FakeEngine(config, tokens_per_second=200),
     )
     return make
 
