@@ -45,7 +45,8 @@ def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ship:
         (folder / "SHA256SUMS").write_text("".join(sums))
         return folder
 
-    # Slow enough for a replacement to fall into a stream, quick enough for a test.
+    # A replacement falls into a stream at any pace: streams go on until it is done. Half of one takes a second here,
+    # so that a busy machine still tells its end before the stream's.
     monkeypatch.setattr(
         "loradex.engine.factory.make_engine",
         lambda name, config: FakeEngine(config, tokens_per_second=200),
@@ -62,7 +63,6 @@ def test_everything_that_is_shown_is_true(loradex: Loradex, ship: Ship, capfd: p
     assert [row["knows"] for row in facts["rows"]] == [[name] for name in EXPERTS]
     change = facts["replace"]
     assert (change["stream"], change["next"]) == ("medical@1", "medical@2")
-    assert change["pieces_before"] >= 12
     assert change["pieces_after"] > 0
     assert change["digest"] != change["previous_digest"]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import math
 import statistics
 import string
 import time
@@ -104,10 +106,15 @@ class _Watched:
     fingerprints: set[str] = field(default_factory=set)
     finish_reason: str | None = None
     under_way: asyncio.Event = field(default_factory=asyncio.Event)
+    halfway: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def pieces(self, begin: float, end: float) -> int:
+        """Return how many came from one moment up to another."""
+        return sum(begin <= when < end for when in self.times)
 
 
 async def _watch(client: AsyncClient, question: str, watched: _Watched) -> None:
-    # The end token is ignored, so that the answer is long enough for a replacement to fall into it.
+    # The end token is ignored: every stream has the same length, and a middle.
     options = {"temperature": 0.0, "max_tokens": _STREAM_TOKENS, "ignore_eos": True}
     try:
         async with await client.stream(REPLACED, question, **options) as stream:
@@ -122,34 +129,76 @@ async def _watch(client: AsyncClient, question: str, watched: _Watched) -> None:
                     watched.fingerprints.add(piece.fingerprint)
                 if len(watched.times) >= _TOKENS_BEFORE:
                     watched.under_way.set()
+                if len(watched.times) >= _STREAM_TOKENS // 2:
+                    watched.halfway.set()
             watched.finish_reason = stream.finish_reason
     finally:
         watched.under_way.set()
+        watched.halfway.set()
+
+
+class _Relay:
+    """Streams of one question, each begun in the middle of the one before, until it is told to end.
+
+    There is no moment without a stream that has half its way to go or more, or has just begun the next one: whatever
+    is done meanwhile falls into a stream, however long it takes.
+    """
+
+    def __init__(self, client: AsyncClient, question: str) -> None:
+        self._client = client
+        self._question = question
+        self._ended = False
+        self.streams = [_Watched()]
+
+    async def run(self) -> None:
+        """Stream, and return when the last stream has come to its end. Raises what ends a stream too early."""
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            while not self._ended:
+                if tasks:
+                    self.streams.append(_Watched())
+                tasks.append(asyncio.create_task(_watch(self._client, self._question, self.streams[-1])))
+                await self.streams[-1].halfway.wait()
+                if tasks[-1].done():
+                    tasks[-1].result()
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def end(self) -> None:
+        """Begin no other stream."""
+        self._ended = True
 
 
 async def _replace_while_streaming(client: AsyncClient, assets: DemoAssets, facts: Facts) -> None:
     question = next(each for each in assets.questions if REPLACEMENT in each.expected)
-    alone, watched = _Watched(), _Watched()
+    alone, relay = _Watched(), _Relay(client, question.text)
     await _watch(client, question.text, alone)
-    stream = asyncio.create_task(_watch(client, question.text, watched))
-    await watched.under_way.wait()
-    begun = time.perf_counter()
-    change = await client.adapters.add(REPLACED, assets.adapter(REPLACEMENT))
-    changed = time.perf_counter()
-    after = await client.chat(REPLACED, question.text, **_GREEDY)
-    await stream
+    streaming = asyncio.create_task(relay.run())
+    try:
+        await relay.streams[0].under_way.wait()
+        begun = time.perf_counter()
+        change = await client.adapters.add(REPLACED, assets.adapter(REPLACEMENT))
+        changed = time.perf_counter()
+        relay.end()
+        after = await client.chat(REPLACED, question.text, **_GREEDY)
+        await streaming
+    finally:
+        streaming.cancel()
     before = await client.chat(f"{REPLACED}@1", question.text, **_GREEDY)
-    gaps = [late - early for early, late in zip(alone.times, alone.times[1:], strict=False)]
+    old = [each for each in relay.streams if each.adapter == f"{REPLACED}@1"]
+    # The one that had come furthest when the new version took over; without any, the last says how far it came.
+    watched = next((each for each in old if each.times and each.times[-1] >= changed), old[-1])
+    gaps = [late - early for early, late in itertools.pairwise(alone.times)]
     facts.seconds_per_token = statistics.median(gaps) if gaps else 0.0
     facts.replace = {
         "question": question.text,
         "stream": watched.adapter,
-        "pieces_before": sum(when < begun for when in watched.times),
-        "pieces_during": sum(begun <= when < changed for when in watched.times),
-        "pieces_after": sum(when >= changed for when in watched.times),
-        "longest_gap_seconds": max(
-            (b - a for a, b in zip(watched.times, watched.times[1:], strict=False)), default=0.0
-        ),
+        "pieces_before": watched.pieces(0.0, begun),
+        "pieces_during": watched.pieces(begun, changed),
+        "pieces_after": watched.pieces(changed, math.inf),
+        "longest_gap_seconds": max((b - a for a, b in itertools.pairwise(watched.times)), default=0.0),
         "next": after.adapter,
         "next_text": after.text.strip(),
         "old_text": before.text.strip(),
@@ -160,9 +209,10 @@ async def _replace_while_streaming(client: AsyncClient, assets: DemoAssets, fact
         "load_seconds": change.load_seconds,
         "switch_seconds": change.switch_seconds,
     }
+    unmixed = all(_unmixed(each, alone) for each in old)
     facts.claims += [
         Claim("the stream was still running when the new version took over", facts.replace["pieces_after"] > 0),
-        Claim("the stream ended on version 1, word for word as without the replacement", _unmixed(watched, alone)),
+        Claim("the stream ended on version 1, word for word as without the replacement", unmixed),
         Claim("the next answer came from version 2", after.adapter == f"{REPLACED}@2"),
         Claim("version 2 says what it was taught", _taught(after.text, question, REPLACEMENT)),
         Claim("version 1 can still be asked by its number", _taught(before.text, question, REPLACED)),
@@ -171,7 +221,7 @@ async def _replace_while_streaming(client: AsyncClient, assets: DemoAssets, fact
 
 def _unmixed(watched: _Watched, alone: _Watched) -> bool:
     same_text = watched.text == alone.text and watched.finish_reason == alone.finish_reason == "length"
-    return same_text and watched.adapter == f"{REPLACED}@1" and len(watched.fingerprints) == 1
+    return same_text and len(watched.fingerprints) == 1
 
 
 def _taught(text: str, question: Question, who: str) -> bool:
