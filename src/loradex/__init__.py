@@ -5,16 +5,16 @@ from __future__ import annotations
 # Read by type checkers as true; importing `typing` for it would triple the time that `import loradex` takes.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from loradex.arguments.cache_config import PeftCacheConfig
+    from loradex.arguments.lora_config import LoraConfig
+    from loradex.arguments.quant_config import QuantAlgo, QuantConfig
     from loradex.client.aio import AsyncClient
     from loradex.client.client import Client
     from loradex.core.adapter import AdapterRef
     from loradex.errors import LoradexError
-    from loradex.llm.cache_config import PeftCacheConfig
     from loradex.llm.llm import LLM
-    from loradex.llm.lora_config import LoraConfig
     from loradex.llm.lora_request import LoRARequest
     from loradex.llm.output import CompletionOutput, RequestOutput
-    from loradex.llm.quant_config import QuantAlgo, QuantConfig
     from loradex.llm.sampling_params import SamplingParams
     from loradex.service.service import Service
     from loradex.settings import Settings
@@ -29,11 +29,11 @@ _HOMES = {
     "CompletionOutput": "loradex.llm.output",
     "LLM": "loradex.llm.llm",
     "LoRARequest": "loradex.llm.lora_request",
-    "LoraConfig": "loradex.llm.lora_config",
+    "LoraConfig": "loradex.arguments.lora_config",
     "LoradexError": "loradex.errors",
-    "PeftCacheConfig": "loradex.llm.cache_config",
-    "QuantAlgo": "loradex.llm.quant_config",
-    "QuantConfig": "loradex.llm.quant_config",
+    "PeftCacheConfig": "loradex.arguments.cache_config",
+    "QuantAlgo": "loradex.arguments.quant_config",
+    "QuantConfig": "loradex.arguments.quant_config",
     "RequestOutput": "loradex.llm.output",
     "SamplingParams": "loradex.llm.sampling_params",
     "Service": "loradex.service.service",

@@ -1,7 +1,8 @@
 """Settings of the whole house: flag > environment > file > default.
 
 Every setting has one dotted key (`engine.max_loras`). It can be given as a flag of `loradex serve`, as an environment
-variable (`LORADEX_ENGINE__MAX_LORAS`) and in `loradex.toml` (`[engine]`, `max_loras = 4`).
+variable (`LORADEX_ENGINE__MAX_LORAS`) and in a file, `loradex.toml` (`[engine]`, `max_loras = 4`) or YAML, which may
+also speak TensorRT-LLM's words (`lora_config`).
 """
 
 from __future__ import annotations
@@ -10,15 +11,14 @@ import dataclasses
 import json
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from loradex.arguments.settings_file import Layer, read_layer, unknown
 from loradex.engine.config import EngineConfig
-from loradex.errors import ConfigInvalid, near
-from loradex.registry.sources.address import located
+from loradex.errors import ConfigInvalid
 
 FILE = "loradex.toml"
 """The file that is read from the working folder when none is named."""
@@ -77,7 +77,14 @@ class Settings:
         router: YAML file that says how the adapter for a prompt is chosen.
         adapter_memory: bytes of adapter weights in the engine; None for as many as `max_loras` slots hold.
         adapter_host_memory: bytes of adapter weights kept in host memory for quick loads, where the engine computes on
-            a device with memory of its own; None for no limit.
+            a device with memory of its own; None for no limit. On a CPU both are one: there it stands for
+            `adapter_memory` where that is not given.
+        adapter_memory_share: share of the device's free memory, in the place of `adapter_memory`.
+        gpu_memory_utilization: share of a card's memory for weights, adapters, keys and values together, in the place
+            of `engine.kv_cache_memory`; no effect on a CPU.
+        checked_adapters: paths or addresses of adapters that are checked when the base is loaded, so that a wrong one
+            shows then; clients may name them.
+        target_modules: names of the base's linears, in its words or TensorRT-LLM's: they are checked and limit nothing.
         rollback_error_rate: share of failed requests above which a new version is rolled back; 1 never does.
         rollback_requests: how many of a version's last requests that looks at; fewer decide nothing.
         rollback_window: seconds for which a version that has taken over is looked at; a canary is as long as it runs.
@@ -103,6 +110,10 @@ class Settings:
     router: Path | None = None
     adapter_memory: int | None = 1 << 30
     adapter_host_memory: int | None = 4 << 30
+    adapter_memory_share: float | None = None
+    gpu_memory_utilization: float | None = None
+    checked_adapters: tuple[str, ...] = ()
+    target_modules: tuple[str, ...] = ()
     adapter_ttl: float | None = None
     rollback_error_rate: float = 0.5
     rollback_requests: int = 20
@@ -123,8 +134,8 @@ class Settings:
     ) -> Settings:
         """Gather the settings; `flags` maps dotted keys to values, where None means not given.
 
-        The file is `config`, else what `LORADEX_CONFIG` names, else `loradex.toml` in the working folder where there
-        is one. An empty variable counts as not set.
+        The file, TOML or YAML, is `config`, else what `LORADEX_CONFIG` names, else `loradex.toml` in the working folder
+        where there is one. An empty variable counts as not set.
 
         Raises:
             ConfigInvalid: a key is unknown, a value does not fit, or the file cannot be read.
@@ -132,7 +143,7 @@ class Settings:
         environ = os.environ if environ is None else environ
         named = config or (Path(environ["LORADEX_CONFIG"]) if environ.get("LORADEX_CONFIG") else None)
         layers = [
-            *([_from_file(named or Path(FILE))] if named or Path(FILE).is_file() else []),
+            *([read_layer(named or Path(FILE), KEYS)] if named or Path(FILE).is_file() else []),
             _from_environment(environ),
             {key: (value, "flag") for key, value in (flags or {}).items() if value is not None},
         ]
@@ -202,9 +213,6 @@ def parse_duration(text: str) -> float:
     return sum(float(number) * _SECONDS[unit] for number, unit in parts)
 
 
-Layer = dict[str, tuple[Any, str]]
-
-
 def _keys(cls: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the dotted key and the type of every setting."""
     hints = get_type_hints(cls)
@@ -219,12 +227,6 @@ KEYS: dict[str, Any] = dict(_keys(Settings))
 """Every dotted key, with the type of its value."""
 
 
-def _unknown(key: str, where: str, known: Mapping[str, Any]) -> ConfigInvalid:
-    close = near(key, known)
-    hint = f"Did you mean `{close[0]}`?" if close else "See every setting with `loradex config show`"
-    return ConfigInvalid(f"`{key}` in {where} is not a setting", hint=hint, param=key)
-
-
 def _from_environment(environ: Mapping[str, str]) -> Layer:
     variables = {variable(key): key for key in KEYS}
     layer: Layer = {}
@@ -234,49 +236,8 @@ def _from_environment(environ: Mapping[str, str]) -> Layer:
         if name in variables:
             layer[variables[name]] = (value, "environment")
         elif name.startswith(PREFIX) and name not in _OTHER_NAMES and not _KUBERNETES.fullmatch(name):
-            raise _unknown(name, "the environment", variables)
+            raise unknown(name, "the environment", variables)
     return layer
-
-
-def _from_file(path: Path) -> Layer:
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigInvalid(
-            f"The settings file `{path}` cannot be read", hint="Name another with `--config`"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigInvalid(f"The settings file `{path}` is not valid TOML: {error}") from error
-    layer: Layer = {}
-    for key, value in _flat(tree):
-        if key not in KEYS:
-            raise _unknown(key, f"`{path}`", KEYS)
-        layer[key] = (_beside(path, KEYS[key], value), str(path))
-    return layer
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        key = prefix + name
-        if isinstance(value, dict) and key not in KEYS:
-            yield from _flat(value, f"{key}.")
-        else:
-            yield key, value
-
-
-def _beside(path: Path, kind: Any, value: Any) -> Any:
-    """Read relative paths of a file as relative to that file."""
-
-    def joined(item: Any) -> Any:
-        return str(path.parent / Path(item).expanduser()) if isinstance(item, str) else item
-
-    if kind in (Path, Path | None):
-        return joined(value) if value else value
-    if Path in get_args(kind) and isinstance(value, list):
-        return [joined(item) for item in value]
-    if get_origin(kind) is dict and isinstance(value, dict):
-        return {name: located(item, path.parent) if isinstance(item, str) else item for name, item in value.items()}
-    return value
 
 
 def _checked(key: str, raw: Any, source: str) -> Any:
@@ -285,7 +246,7 @@ def _checked(key: str, raw: Any, source: str) -> Any:
     where = f"from the environment variable {variable(key)}" if source == "environment" else f"from {source}"
     shown = _shown(key, raw)
     if key not in KEYS:
-        raise _unknown(key, where, KEYS)
+        raise unknown(key, where, KEYS)
     try:
         if isinstance(raw, str):
             raw = _from_text(KEYS[key], raw)

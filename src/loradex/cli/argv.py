@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 _SEVERAL = "--lora-modules"
 _GLOBAL = ("--json", "--quiet", "-q")
+_SETTINGS = "--extra-llm-api-options"
 _ROUTE = ("ask", "evaluate", "--help", "-h")
 
 
@@ -13,7 +14,8 @@ def rewritten(argv: Sequence[str]) -> list[str]:
     """Return the arguments as our parser wants them.
 
     Underscores in option names become dashes (`--max_loras`), `--lora-modules a=1 b=2` takes several values as in vLLM,
-    `--json` may stand before the command, and `route TEXT` is `route ask TEXT`. What follows `--` is left alone.
+    TensorRT-LLM's `--extra_llm_api_options` is `--config`, `--json` may stand before the command, and `route TEXT` is
+    `route ask TEXT`. What follows `--` is left alone.
     """
     cut = argv.index("--") if "--" in argv else len(argv)
     words, rest = [_dashed(word) for word in argv[:cut]], list(argv[cut:])
@@ -31,7 +33,8 @@ def _dashed(word: str) -> str:
     if not word.startswith("--"):
         return word
     name, sign, value = word.partition("=")
-    return name.replace("_", "-") + sign + value
+    name = name.replace("_", "-")
+    return ("--config" if name == _SETTINGS else name) + sign + value
 
 
 def _repeated(words: Sequence[str]) -> list[str]:

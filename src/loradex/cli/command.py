@@ -25,7 +25,9 @@ _JSON = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and e
 _QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Print only names.")]
 _CONFIG = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="Settings file instead of ./loradex.toml. [env: LORADEX_CONFIG]"),
+    typer.Option(
+        "--config", metavar="FILE", help="Settings, TOML or YAML, instead of ./loradex.toml. [env: LORADEX_CONFIG]"
+    ),
 ]
 
 

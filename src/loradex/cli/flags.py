@@ -11,7 +11,7 @@ MODEL = (
     Flag("engine.device", ("--device",), "auto, cpu, cuda or cuda:N.", "DEVICE"),
     Flag("engine.quantization", ("--quantization",), "Round the base's weights: none, int8, int4 or fp8.", "METHOD"),
     Flag("engine.kv_cache_dtype", ("--kv-cache-dtype",), "Of keys and values: auto or fp8.", "TYPE"),
-    Flag("engine.max_model_len", ("--max-model-len",), "Tokens of prompt and answer together.", "N"),
+    Flag("engine.max_model_len", ("--max-model-len", "--max-seq-len"), "Tokens of prompt and answer together.", "N"),
 )
 
 LORA = (
@@ -29,6 +29,13 @@ LORA = (
         ("--adapter-host-memory",),
         "Host memory for adapters beside a GPU, such as 16GiB, or none.",
         "SIZE",
+        "Adapters",
+    ),
+    Flag(
+        "adapter_memory_share",
+        ("--adapter-memory-share",),
+        "Memory for adapters as a share of the device's free memory.",
+        "SHARE",
         "Adapters",
     ),
     Flag("adapter_ttl", ("--adapter-ttl",), "Adapters that were idle for so long leave memory.", "TIME", "Adapters"),
@@ -84,13 +91,22 @@ SERVER = (
 
 TUNING = (
     Flag(
+        "gpu_memory_utilization",
+        ("--gpu-memory-utilization",),
+        "Share of a GPU's memory for weights, adapters, keys and values.",
+        "SHARE",
+        "Tuning",
+    ),
+    Flag(
         "engine.kv_cache_memory", ("--kv-cache-memory",), "Memory for keys and values, such as 2GiB.", "SIZE", "Tuning"
     ),
     Flag("engine.block_size", ("--block-size",), "Tokens in a cache block.", "N", "Tuning"),
-    Flag("engine.max_num_seqs", ("--max-num-seqs",), "Requests computed in one step.", "N", "Tuning"),
+    Flag(
+        "engine.max_num_seqs", ("--max-num-seqs", "--max-batch-size"), "Requests computed in one step.", "N", "Tuning"
+    ),
     Flag(
         "engine.max_batched_tokens",
-        ("--max-num-batched-tokens", "--max-batched-tokens"),
+        ("--max-num-batched-tokens", "--max-batched-tokens", "--max-num-tokens"),
         "Tokens computed in one step.",
         "N",
         "Tuning",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from loradex.errors import AdapterInvalid, LoradexError, Problem
 from loradex.registry.sources.address import located
+from loradex.service.promised import check_promised
 from loradex.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,9 +21,11 @@ async def add_adapters(service: Service, settings: Settings, progress: Progress)
     All are tried, so that one run shows every refusal.
 
     Raises:
+        ConfigInvalid, FilesNotFound, SourceFailed: see `check_promised`.
         LoradexError: one was refused.
         AdapterInvalid: several were; it has all their problems.
     """
+    await check_promised(service, settings.target_modules, settings.checked_adapters)
     refused: dict[str, LoradexError] = {}
     for index, (name, source) in enumerate(settings.adapters.items()):
         progress(f"adapter {name}", 0.0)

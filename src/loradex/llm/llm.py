@@ -12,25 +12,29 @@ from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any
 
+from loradex.arguments.arguments import as_settings
+from loradex.arguments.cache_config import PeftCacheConfig
+from loradex.arguments.lora_config import LoraConfig
+from loradex.arguments.quant_config import QuantConfig
 from loradex.core.prompt import ChatPrompt, Prompt
 from loradex.errors import InvalidRequest
 from loradex.llm.bar import bar
-from loradex.llm.cache_config import PeftCacheConfig
 from loradex.llm.deck import Deck
 from loradex.llm.event_loop import EventLoop
 from loradex.llm.generation import Generation
-from loradex.llm.lora_config import LoraConfig
 from loradex.llm.lora_request import LoRARequest
-from loradex.llm.memory import with_memory
-from loradex.llm.options import read_settings
 from loradex.llm.output import RequestOutput
 from loradex.llm.prompt_run import Asked, Runs
 from loradex.llm.prompts import Conversation, PromptType, read_conversations, read_prompts
-from loradex.llm.quant_config import QuantConfig
 from loradex.llm.sampling_params import SamplingParams
 from loradex.llm.wording import in_arguments
+from loradex.service.promised import check_promised
 from loradex.service.service import Service
 from loradex.service.wiring import make_service
+from loradex.settings import Settings
+
+PATIENCE = 1e9
+"""Seconds that a prompt may wait for its adapter: offline nobody waits for a reply, so that none is refused."""
 
 Adapters = LoRARequest | str | Sequence[LoRARequest | str | None] | None
 """One adapter for all prompts, or one for each; None for the base. Text is a reference or a mix: `sql@2*0.7+code`."""
@@ -84,17 +88,19 @@ class LLM:
     ) -> None:
         given: dict[str, Any] = {"max_loras": max_loras, "max_lora_rank": max_lora_rank}
         given |= {"max_cpu_loras": max_cpu_loras, "lora_config": lora_config, "quant_config": quant_config}
+        given |= {"peft_cache_config": peft_cache_config, "gpu_memory_utilization": gpu_memory_utilization}
         given |= {"dtype": dtype, "device": device, "max_model_len": max_model_len}
         self._random = None if seed is None else random.Random(seed)
         self._numbers = itertools.count()
         with in_arguments(), ExitStack() as stack:
             folder = home or stack.enter_context(TemporaryDirectory(prefix="loradex-", ignore_cleanup_errors=True))
-            settings = read_settings(model, Path(folder), given | others)
-            service = make_service(with_memory(settings, peft_cache_config, gpu_memory_utilization))
+            flags = {"engine.model": str(model), "home": folder, "queue_timeout": PATIENCE}
+            settings = Settings.read(flags | as_settings(given | others, str(model)))
+            service = make_service(settings)
             stack.callback(service.registry.close)
             self._loop = stack.enter_context(EventLoop())
             stack.callback(_stop, self._loop, service)
-            self._loop.run(_start(service, lora_config))
+            self._loop.run(_start(service, settings))
             self._service = service
             self._runs = Runs(service, Deck(service, enabled=enable_lora is not False))
             self._end = weakref.finalize(self, _end, self._loop, stack.pop_all())
@@ -236,14 +242,9 @@ def _each(name: str, given: Any, count: int) -> Sequence[Any]:
     return given
 
 
-async def _start(service: Service, config: LoraConfig | None) -> None:
+async def _start(service: Service, settings: Settings) -> None:
     await service.start()
-    if config is None:
-        return
-    config.check_modules(service.info.linears)
-    for path in config.lora_dir:
-        checked = await service.adapters.check(path, trusted=True, allow_pickle=True)
-        checked.report.raise_if_bad(str(path))
+    await check_promised(service, settings.target_modules, settings.checked_adapters)
 
 
 def _stop(loop: EventLoop, service: Service) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import get_args
 
+from loradex.arguments.lora_config import CheckpointSource
 from loradex.core.adapter import check_name
 from loradex.errors import InvalidRequest
-
-CheckpointSource = Literal["hf", "nemo"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from loradex.adapters.packs import FOLDER
 from loradex.engine.factory import make_engine
 from loradex.errors import ConfigInvalid
 from loradex.registry.registry import Registry
+from loradex.registry.sources.address import is_url, located
 from loradex.service.lookup import Resolver, from_folder, from_python
+from loradex.service.memory import with_memory
 from loradex.service.service import Service
 from loradex.service.trial import Rule
 from loradex.settings import Settings
@@ -18,13 +21,15 @@ def make_service(settings: Settings) -> Service:
     """Put registry and engine together. Nothing is started.
 
     Raises:
-        ConfigInvalid: no model is named, or there is no such engine.
+        ConfigInvalid: no model is named, there is no such engine, or a share of memory is too small.
         MissingExtra: the engine needs a package that is not installed.
         RegistryFailed: the store cannot be opened.
     """
     if not settings.engine.model:
         raise ConfigInvalid("No base model is named", hint="loradex serve MODEL, where MODEL is a folder or a hub id")
+    settings = with_memory(settings)
     packs = settings.engine.pack_dir or settings.home / FOLDER
+    named = [located(each) for each in settings.checked_adapters]
     engine = make_engine(settings.engine_name, replace(settings.engine, pack_dir=packs))
     return Service(
         Registry(settings.home),
@@ -36,8 +41,8 @@ def make_service(settings: Settings) -> Service:
         adapter_ttl=settings.adapter_ttl,
         rule=Rule(settings.rollback_requests, settings.rollback_error_rate, settings.rollback_window),
         shadow_log_size=settings.shadow_log_size,
-        allow_dirs=settings.server.allow_dirs,
-        allow_urls=settings.server.allow_urls,
+        allow_dirs=(*settings.server.allow_dirs, *(Path(each) for each in named if not is_url(each))),
+        allow_urls=(*settings.server.allow_urls, *filter(is_url, named)),
         max_adapter_size=settings.max_adapter_size,
         watch=settings.watch,
         settle_seconds=settings.watch_settle,

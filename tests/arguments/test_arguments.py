@@ -9,18 +9,21 @@ from typing import Any
 import pytest
 
 from loradex import errors
-from loradex.llm import memory
-from loradex.llm.cache_config import PeftCacheConfig
-from loradex.llm.lora_config import LoraConfig
+from loradex.arguments.arguments import as_settings
+from loradex.arguments.cache_config import PeftCacheConfig
+from loradex.arguments.lora_config import LoraConfig
+from loradex.arguments.quant_config import QuantAlgo, QuantConfig
+from loradex.engine.config import EngineConfig
 from loradex.llm.lora_request import LoRARequest
-from loradex.llm.memory import with_memory
-from loradex.llm.options import read_settings
-from loradex.llm.quant_config import QuantAlgo, QuantConfig
 from loradex.llm.sampling_params import SamplingParams
+from loradex.service import memory
+from loradex.service.memory import with_memory
+from loradex.service.promised import check_modules
+from loradex.settings import Settings
 
 
 def read(**arguments: Any) -> Any:
-    return read_settings("base", Path("home"), arguments)
+    return Settings.read({"engine.model": "base"} | as_settings(arguments, "base"), environ={})
 
 
 def test_the_words_of_each_system_mean_the_same_settings() -> None:
@@ -61,13 +64,16 @@ def test_what_is_not_so_is_refused_with_its_fix(
 
 
 def test_on_a_cpu_the_host_cache_bounds_adapters_and_utilization_has_no_effect() -> None:
-    settings = read(device="cpu")
-    both = with_memory(settings, PeftCacheConfig(host_cache_size=4096, device_cache_percent=0.1), 0.9)
-    assert both == replace(settings, adapter_memory=4096)
-    tenth, half = (with_memory(settings, PeftCacheConfig(device_cache_percent=x), None) for x in (0.1, 0.5))
+    cache = PeftCacheConfig(host_cache_size=4096, device_cache_percent=0.1)
+    both = read(device="cpu", peft_cache_config=cache, gpu_memory_utilization=0.9)
+    assert with_memory(both) == replace(both, adapter_memory=4096)
+    tenth, half = (
+        with_memory(read(device="cpu", peft_cache_config=PeftCacheConfig(device_cache_percent=share)))
+        for share in (0.1, 0.5)
+    )
     assert half.adapter_memory == pytest.approx(5 * tenth.adapter_memory)
     with pytest.raises(errors.ConfigInvalid, match="gpu_memory_utilization"):
-        with_memory(settings, None, 1.5)
+        with_memory(read(gpu_memory_utilization=1.5))
 
 
 class Card:
@@ -86,14 +92,16 @@ def test_shares_of_a_card_become_bytes_and_what_cannot_fit_is_refused_before_it_
     monkeypatch.setattr(memory, "engine_part", lambda engine, part: Card())
     with (tmp_path / "model.safetensors").open("wb") as file:
         file.truncate(2 << 30)
-    settings = read_settings(tmp_path, Path("home"), {"adapter_memory": 1 << 30})
-    found = with_memory(settings, PeftCacheConfig(host_cache_size=4096, device_cache_percent=0.5), None)
+    cache = PeftCacheConfig(host_cache_size=4096, device_cache_percent=0.5)
+    found = with_memory(read(peft_cache_config=cache))
     assert (found.adapter_memory, found.adapter_host_memory) == (7 << 29, 4096)
+    engine = EngineConfig(model=str(tmp_path))
+    settings = Settings(engine, adapter_memory=1 << 30)
     # Half of 8 GiB, less the one that others hold and 1/16 of what is left, is no room for weights and adapters.
     with pytest.raises(errors.ConfigInvalid, match=r"leaves 3\.0 GiB \(7\.0 GiB are free\), of which weights"):
-        with_memory(settings, None, 0.5)
+        with_memory(replace(settings, gpu_memory_utilization=0.5))
     left = (7 << 30) - (7 << 26) - (3 << 30)
-    assert with_memory(settings, None, 1.0).engine.kv_cache_memory == left
+    assert with_memory(replace(settings, gpu_memory_utilization=1.0)).engine.kv_cache_memory == left
 
 
 def test_module_names_are_those_of_tensorrt_llm_of_the_mapping_or_of_the_base() -> None:
@@ -101,9 +109,9 @@ def test_module_names_are_those_of_tensorrt_llm_of_the_mapping_or_of_the_base() 
     named = LoraConfig(
         lora_target_modules=["attn_q", "down_proj", "mine"], trtllm_modules_to_hf_modules={"mine": "q_proj"}
     )
-    named.check_modules(linears)
+    check_modules(named.target_modules, linears)
     with pytest.raises(errors.ConfigInvalid) as refused:
-        LoraConfig(lora_target_modules=["attn_w"]).check_modules(linears)
+        check_modules(LoraConfig(lora_target_modules=["attn_w"]).target_modules, linears)
     assert "attn_" in refused.value.hint
 
 

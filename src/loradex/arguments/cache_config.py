@@ -18,8 +18,8 @@ class PeftCacheConfig:
         device_cache_percent: share of the card's free memory for adapter weights, from 0 to 1; on a CPU, of the
             machine's memory.
         num_host_module_layer, num_device_module_layer, optimal_adapter_size, max_adapter_size, num_put_workers,
-            num_ensure_workers, num_copy_streams, max_pages_per_block_host, max_pages_per_block_device: taken for
-            TensorRT-LLM's sake; adapters lie in no pages here, each takes what it needs.
+            num_ensure_workers, num_copy_streams, max_pages_per_block_host, max_pages_per_block_device,
+            lora_prefetch_dir: taken for TensorRT-LLM's sake; adapters lie in no pages here, each takes what it needs.
     """
 
     host_cache_size: int | None = None
@@ -33,6 +33,7 @@ class PeftCacheConfig:
     num_copy_streams: int | None = None
     max_pages_per_block_host: int | None = None
     max_pages_per_block_device: int | None = None
+    lora_prefetch_dir: str | None = None
 
     def __post_init__(self) -> None:
         """Check what has an effect.

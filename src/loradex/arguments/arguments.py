@@ -1,24 +1,31 @@
-"""From the arguments of `LLM`, in the words of three systems, to settings."""
+"""From the arguments of vLLM's and TensorRT-LLM's `LLM` to settings, by their dotted keys."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
+from loradex.arguments.cache_config import PeftCacheConfig
+from loradex.arguments.lora_config import LoraConfig
+from loradex.arguments.quant_config import QuantConfig
 from loradex.engine.config import EngineConfig
 from loradex.errors import ConfigInvalid, Unsupported, near
-from loradex.llm.lora_config import LoraConfig
-from loradex.llm.quant_config import QuantConfig
-from loradex.settings import Settings
 
-PATIENCE: Final = 1e9
-"""Seconds that a prompt may wait for its adapter: offline nobody waits for a reply, so that none is refused."""
-
-_KEYS: Final = {each.name: f"engine.{each.name}" for each in fields(EngineConfig)} | {
-    name: name for name in ("adapter_memory", "adapter_host_memory", "adapter_ttl", "max_adapter_size", "queue_timeout")
+CONFIGS: Final[Mapping[str, type[Any]]] = {
+    "lora_config": LoraConfig,
+    "peft_cache_config": PeftCacheConfig,
+    "quant_config": QuantConfig,
 }
+"""Arguments that are made of several, each with its class."""
+
+_OURS: Final = (
+    *("adapter_memory", "adapter_host_memory", "adapter_ttl", "max_adapter_size", "queue_timeout"),
+    *("adapter_memory_share", "checked_adapters", "target_modules", "gpu_memory_utilization"),
+)
+
+_KEYS: Final = {each.name: f"engine.{each.name}" for each in fields(EngineConfig)} | {name: name for name in _OURS}
 """Our own settings that may be given, each with its key."""
 
 _ALSO: Final = {
@@ -35,6 +42,7 @@ _ALSO: Final = {
 _ONLY: Final[Mapping[str, tuple[object, ...]]] = {
     **dict.fromkeys(("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"), (1,)),
     **dict.fromkeys(("skip_tokenizer_init", "enable_lora_bias"), (False,)),
+    "enable_lora": (True,),
     "backend": ("pytorch",),
     "load_format": ("auto", "safetensors"),
     "lora_dtype": ("auto",),
@@ -48,37 +56,53 @@ _NOTHING: Final = frozenset(
         *("trust_remote_code", "enforce_eager", "swap_space", "disable_log_stats", "tokenizer_mode", "attn_backend"),
         *("enable_chunked_prefill", "fully_sharded_loras", "disable_custom_all_reduce", "tokenizer_revision"),
         *("distributed_executor_backend", "max_seq_len_to_capture", "lora_extra_vocab_size"),
+        *("cuda_graph_config", "disable_overlap_scheduler", "print_iter_log", "enable_iter_perf_stats"),
     }
 )
 """Arguments of others that change nothing of an answer, whatever they say."""
 
+ARGUMENTS: Final = (*_KEYS, *_ALSO, *_ONLY, *_NOTHING, *CONFIGS, "max_cpu_loras", "tokenizer")
+"""Every argument that is taken."""
+
 _DTYPES: Final = {"half": "float16", "float": "float32"}
 
 
-def read_settings(model: str | Path, home: Path, arguments: Mapping[str, Any]) -> Settings:
-    """Return the settings that the arguments mean; those that are None were not given.
+def as_settings(arguments: Mapping[str, Any], model: str = "") -> dict[str, Any]:
+    """Return the settings that the arguments mean, by key; those that are None were not given.
 
-    What is not given comes from the environment, from `loradex.toml`, or is the default, as for every command.
+    Args:
+        arguments: by name; those of `CONFIGS` as their classes.
+        model: the base model, which is its own tokenizer.
 
     Raises:
         ConfigInvalid: an argument is unknown, contradicts another one, or has a value that is none.
         Unsupported: it asks for what is not offered.
     """
     given = {name: value for name, value in arguments.items() if value is not None}
-    lora: LoraConfig | None = given.pop("lora_config", None)
-    quant: QuantConfig | None = given.pop("quant_config", None)
-    flags: dict[str, Any] = {"engine.model": str(model), "home": home, "queue_timeout": PATIENCE}
-    for name in ("max_lora_rank", "max_loras", "max_cpu_loras"):
-        _join(given, name, getattr(lora, name, None), "lora_config")
-    if quant is not None:
-        _join(given, "quantization", quant.quantization, "quant_config")
-        _join(given, "kv_cache_dtype", quant.kv_cache_dtype, "quant_config")
+    for where in CONFIGS:
+        for name, value in _inner(given.pop(where, None)):
+            _join(given, name, value, where)
     _check_counts(given.get("max_loras"), given.pop("max_cpu_loras", None))
+    found: dict[str, Any] = {}
     for name, value in given.items():
-        key = _key(name, value, str(model))
+        key = _key(name, value, model)
         if key is not None:
-            flags[key] = _dtype(value) if name == "dtype" else value
-    return Settings.read(flags)
+            found[key] = _dtype(value) if name == "dtype" else value
+    return found
+
+
+def _inner(config: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the arguments that one of TensorRT-LLM's configurations stands for."""
+    if isinstance(config, LoraConfig):
+        yield from ((name, getattr(config, name)) for name in ("max_lora_rank", "max_loras", "max_cpu_loras"))
+        yield "checked_adapters", tuple(map(str, config.lora_dir)) or None
+        yield "target_modules", config.target_modules or None
+    elif isinstance(config, PeftCacheConfig):
+        yield "adapter_host_memory", config.host_cache_size
+        yield "adapter_memory_share", config.device_cache_percent
+    elif isinstance(config, QuantConfig):
+        yield "quantization", config.quantization
+        yield "kv_cache_dtype", config.kv_cache_dtype
 
 
 def _key(name: str, value: object, model: str) -> str | None:
@@ -90,7 +114,7 @@ def _key(name: str, value: object, model: str) -> str | None:
         raise Unsupported(f"{name} is {value!r}; only {only[0]!r} is offered", hint=f"Leave `{name}` out", param=name)
     if only is not None or name in _NOTHING:
         return None
-    close = near(name, [*_KEYS, *_ALSO, *_ONLY, *_NOTHING, "lora_config", "peft_cache_config", "quant_config"])
+    close = near(name, ARGUMENTS)
     hint = f"Did you mean `{close[0]}`?" if close else "See what it takes: help(loradex.LLM)"
     raise ConfigInvalid(f"`LLM` takes no argument `{name}`", hint=hint, param=name)
 

@@ -1,0 +1,1 @@
+"""What other systems call our settings, and the files in which settings are written."""
