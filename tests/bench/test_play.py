@@ -8,12 +8,12 @@ import httpx
 import pytest
 
 from loradex.bench.bed import Plan
+from loradex.bench.http_target import HttpTarget, address, model_names
 from loradex.bench.latency import latency_of
 from loradex.bench.length import Length
 from loradex.bench.play import Played, Timeline, play
-from loradex.bench.servers import address, two_sides
+from loradex.bench.servers import two_sides
 from loradex.bench.shape import CLASSES
-from loradex.bench.target import HttpTarget, model_names
 from loradex.bench.throughput import Side, compare, rows
 from loradex.bench.workload import Request, Workload
 from loradex.engine.config import EngineConfig

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Loradex
-from tests.server.serving import Deck
+from tests.client.test_vllm import hiding
+from tests.server.serving import Deck, save_adapter, served
 
 
 def test_the_life_of_an_adapter(loradex: Loradex, deck: Deck) -> None:
@@ -125,3 +126,23 @@ def test_a_shadow_is_begun_shown_and_ended(loradex: Loradex, deck: Deck) -> None
     assert loradex("adapter", "shadow", "medical", "--end", "--json").json["shadow"] is None
     assert loradex("adapter", "shadow", "medical", "--end").code == 3
     assert loradex("adapter", "shadow", "medical").code == 2
+
+
+def test_against_a_vllm_server(loradex: Loradex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hiding(monkeypatch, "/api/")
+    with served(tmp_path) as deck:
+        monkeypatch.setenv("LORADEX_URL", deck.url)
+        one, two = save_adapter(deck.folder / "one"), save_adapter(deck.folder / "two", seed=1)
+        assert loradex("adapter", "load", "medical", one, "-q").out == "medical\n"
+        replaced = loradex("adapter", "add", "medical", two)
+        assert replaced.out == "medical is loaded\n"
+        assert "in mid-sentence" in replaced.err
+        assert loradex("adapter", "ls", "-q").out == "medical\n"
+        assert loradex("adapter", "ls", "--json").json["adapters"][0]["versions"][0]["source"] == str(two)
+        assert "adapters/two" in loradex("adapter", "show", "medical").out
+        for words in (["adapter", "rollback", "medical"], ["ps"], ["adapter", "add", "x", one, "--upload"]):
+            refused = loradex(*words)
+            assert refused.code == 2
+            assert "loradex" in refused.err or "folder" in refused.err
+        assert loradex("adapter", "rm", "medical").code == 0
+        assert loradex("adapter", "rm", "medical").code == 3

@@ -16,7 +16,7 @@ Run = Callable[[], Awaitable[T]]
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """One measured ratio: `a` over `b`.
+    """One measured ratio: `a` over `b`. Where there is no other side `b` is empty, and so is what is told of a ratio.
 
     Attributes:
         what: what was measured, such as `end to end`.
@@ -39,7 +39,7 @@ class Pairs:
     @property
     def ratios(self) -> tuple[float, ...]:
         """The ratio of each pair; where a side is zero there is none."""
-        return tuple(a / b for a, b in zip(self.a, self.b, strict=True) if a > 0 and b > 0)
+        return tuple(a / b for a, b in zip(self.a, self.b, strict=True) if a > 0 and b > 0) if self.b else ()
 
     @property
     def ratio(self) -> float | None:
@@ -54,7 +54,7 @@ class Pairs:
     @property
     def difference(self) -> float | None:
         """The median of `a - b`, in the unit of the samples."""
-        if not self.a:
+        if not self.a or not self.b:
             return None
         return statistics.median(a - b for a, b in zip(self.a, self.b, strict=True))
 

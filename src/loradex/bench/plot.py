@@ -10,11 +10,13 @@ from loradex.bench.pairs import Pairs
 from loradex.bench.result import Result
 from loradex.errors import MissingExtra
 
-_A, _B, _FLOOR = "#2b6cb0", "#a0aec0", "#c53030"
+_A, _B, _FLOOR, _OTHER = "#2b6cb0", "#a0aec0", "#c53030", "#2f855a"
 
 
 def draw(results: Sequence[Result], folder: Path) -> list[Path]:
-    """Draw the ratios of all results into one picture, and each result's two sides into another; return the files.
+    """Draw the ratios of all results into one picture, and each result's sides into another; return the files.
+
+    A hot fix also gets its answers and swaps over time.
 
     Raises:
         MissingExtra: matplotlib is not installed.
@@ -22,7 +24,8 @@ def draw(results: Sequence[Result], folder: Path) -> list[Path]:
     plt = _pyplot()
     folder.mkdir(parents=True, exist_ok=True)
     drawn = [_ratios(plt, results, folder / "ratios.svg")]
-    return drawn + [_sides(plt, result, folder / f"{result.name}.svg") for result in results]
+    drawn += [_sides(plt, result, folder / f"{result.name}.svg") for result in results]
+    return drawn + [_timeline(plt, each, folder / f"{each.name}-time.svg") for each in results if each.kind == "hotfix"]
 
 
 def _pyplot() -> Any:
@@ -55,11 +58,12 @@ def _ratios(plt: Any, results: Sequence[Result], path: Path) -> Path:
 
 
 def _sides(plt: Any, result: Result, path: Path) -> Path:
-    """Draw each row's samples of A and B beside the floor of A, in shares of B's median."""
-    rows = [row for row in result.rows if row.ratios]
+    """Draw each row's samples of A and B beside the floor of A, in shares of B's median; without a B, of A's own."""
+    rows = [row for row in result.rows if row.ratios or (row.a and not row.b)]
     figure, axes = plt.subplots(figsize=(1.5 + 1.3 * max(1, len(rows)), 3.2))
     for x, row in enumerate(rows):
-        one = sorted(row.b)[len(row.b) // 2]
+        other = row.b or row.a
+        one = sorted(other)[len(other) // 2]
         _dots(axes, x - 0.12, [value / one for value in row.a], _A)
         _dots(axes, x + 0.12, [value / one for value in row.b], _B)
         if row.floor:
@@ -67,6 +71,23 @@ def _sides(plt: Any, result: Result, path: Path) -> Path:
     axes.set_xticks(range(len(rows)), [_label(row) for row in rows], rotation=20, ha="right")
     axes.set_ylim(bottom=0)
     axes.set_ylabel("shares of B's median (red: floor of A)")
+    axes.set_title(result.name)
+    return _save(plt, figure, path)
+
+
+def _timeline(plt: Any, result: Result, path: Path) -> Path:
+    """Draw each answer as a line from request to end, in the colour of its version, and each swap across them."""
+    streams = result.raw["streams"]
+    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.14 * max(4, len(streams))))
+    for swap in result.raw["swaps"]:
+        axes.axvspan(swap["began"], max(swap["ended"], swap["began"] + 1e-3), color=_B, alpha=0.5, linewidth=0)
+    for y, each in enumerate(streams):
+        bad = each["error"] or each["version"] is None
+        colour = _FLOOR if bad else (_A, _OTHER)[(each["version"] - 1) % 2]
+        axes.plot((each["sent"], each["ended"]), (y, y), color=colour, linewidth=3, solid_capstyle="butt")
+    axes.invert_yaxis()
+    axes.set_yticks([])
+    axes.set_xlabel("seconds (grey: a swap; blue and green: the two versions; red: failed, or of no one version)")
     axes.set_title(result.name)
     return _save(plt, figure, path)
 

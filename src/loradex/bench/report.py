@@ -53,6 +53,8 @@ def report(paths: Sequence[Path], bars: Path | None, out: Path | None, *, plots:
     drawn = draw(results, out) if plots else []
     out.mkdir(parents=True, exist_ok=True)
     page = out / "report.md"
-    pictures = "".join(f"\n![{path.stem}]({path.name})\n" for path in drawn[:1])
+    pictures = "".join(
+        f"\n![{path.stem}]({path.name})\n" for path in drawn if path.stem == "ratios" or path.stem.endswith("-time")
+    )
     page.write_text(f"# Benchmarks\n{pictures}\n{text}", encoding="utf-8")
     return Report(text, (page, *drawn))

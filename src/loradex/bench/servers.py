@@ -4,29 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from urllib.parse import urlsplit
 
-import httpx
-
-from loradex.bench.target import HttpTarget, model_names
+from loradex.bench.http_target import HttpTarget, address, connected, model_names
 from loradex.bench.throughput import Side
 from loradex.bench.workload import Workload
 from loradex.errors import ConfigInvalid
-
-ANSWER_SECONDS = 600.0
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
-
-
-def address(url: str) -> str:
-    """Return a server's address without its `/v1`.
-
-    Raises:
-        ConfigInvalid: it is none.
-    """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigInvalid(f"{url!r} is not a server address", hint="Write it like http://127.0.0.1:8000")
-    return url.rstrip("/").removesuffix("/v1")
 
 
 @asynccontextmanager
@@ -52,17 +34,7 @@ async def two_sides(
 
 
 async def _target(stack: AsyncExitStack, url: str, adapters: int, key: str) -> HttpTarget:
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    client = await stack.enter_async_context(
-        httpx.AsyncClient(
-            base_url=address(url),
-            headers=headers,
-            timeout=ANSWER_SECONDS,
-            # A proxy from the environment must not stand before this machine; and no request waits for a connection.
-            trust_env=urlsplit(url).hostname not in _LOOPBACK,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-        )
-    )
+    client = await stack.enter_async_context(connected(url, key))
     base, *names = await model_names(client)
     if len(names) < adapters:
         raise ConfigInvalid(

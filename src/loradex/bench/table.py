@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from loradex.bench.pairs import Pairs
 from loradex.bench.result import Result
@@ -68,7 +69,13 @@ def cells(row: Pairs) -> tuple[str, ...]:
     spread = f"{row.spread[0]:.3f}-{row.spread[1]:.3f}" if row.spread else "-"
     near = f" ({row.of_floor:.0%})" if row.of_floor is not None else ""
     floor = f"{quantity(row.floor, row.unit)}{near}" if row.floor else "-"
-    return (row.what, f"{row.a_name} / {row.b_name}", _middle(row.a, row), _middle(row.b, row), ratio, spread, floor)
+    sides = f"{row.a_name} / {row.b_name}" if row.b_name else row.a_name
+    return (row.what, sides, _middle(row.a, row), _middle(row.b, row), ratio, spread, floor)
+
+
+def check_cells(check: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return a check for people: what must hold, whether it does, and what was found."""
+    return str(check["what"]), "yes" if check["ok"] else "NO", str(check["found"])
 
 
 COLUMNS = ("what", "A / B", "A", "B", "ratio", "spread", "floor of A")
@@ -99,6 +106,8 @@ def markdown(results: Sequence[Result], bars: Sequence[Bar] = ()) -> str:
         lines += ["## Bars", "", *_table(head, (_bar_cells(bar, found.get(bar.run)) for bar in bars)), ""]
     for result in results:
         lines += [f"## {result.name}", "", *_table(COLUMNS, (cells(row) for row in result.rows)), ""]
+        if checks := result.raw.get("checks"):
+            lines += [*_table(("Check", "", "Found"), (check_cells(each) for each in checks)), ""]
         lines += [f"- {line}" for line in (f"{result.kind}, {result.when}", *footer(result))] + [""]
     return "\n".join(lines).rstrip() + "\n"
 

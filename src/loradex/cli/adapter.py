@@ -54,6 +54,7 @@ Mode = Annotated[
     app,
     "add",
     flags=FLAGS,
+    hidden_alias="load",
     examples=(
         "loradex adapter add medical ./medical-lora",
         "loradex adapter add medical hf://acme/medical-lora@v4 --canary 10",
@@ -87,13 +88,12 @@ def add(
     if not wait:
         if upload:
             raise UsageFailed("What is uploaded is waited for", hint="Leave `--no-wait` out")
-        with target.client() as client:
-            job = client.adapters.begin_add(name, target.place(source), **how)
+        job = target.served().begin_add(name, target.place(source), **how)
         out.data(job, f"begun as job {job.id}", quiet=[job.id])
         return out.next(f"loradex jobs show {job.id} --wait")
     with out.progress() as progress:
         if upload:
-            change = target.client().adapters.upload(name, Path(source), told=progress, **how)
+            change = target.served().upload(name, Path(source), told=progress, **how)
         else:
             progress("check, store and load", 0.0)
             change = target.adapters(base, progress).add(name, target.place(source), **how)
@@ -240,10 +240,17 @@ def _row(adapter: AdapterView) -> tuple[object, ...]:
     if now is None:
         return (adapter.name, "-", aliases, "", "", "", "")
     state = "yes" if now.resident else "" if adapter.enabled else "disabled"
+    if not now.digest:  # a server of another kind, which tells no more
+        return (adapter.name, "-", aliases, "", "", state, "")
     return (adapter.name, now.version, aliases, now.rank, human_size(now.bytes), state, now.running)
 
 
 def _show_change(out: Output, change: Change, alias: str = DEFAULT_ALIAS) -> None:
+    if not change.digest:
+        out.data(change, f"{change.name} is loaded", quiet=[change.name])
+        for note in change.notes:
+            out.say(note, style="yellow")
+        return
     ref = f"{change.name}@{change.version}"
     said = f"{change.name if alias == DEFAULT_ALIAS else f'{change.name}@{alias}'} is now version {change.version}"
     if change.previous is not None:

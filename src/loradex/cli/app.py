@@ -21,6 +21,7 @@ from loradex.cli import (
     convert,
     demo,
     doctor,
+    hotfix,
     jobs,
     merge,
     resident,
@@ -69,6 +70,7 @@ app.add_typer(jobs.app)
 app.add_typer(route.app)
 demo.register(app)
 app.add_typer(bench.app)
+hotfix.register(app)
 doctor.register(app)
 app.add_typer(config.app)
 

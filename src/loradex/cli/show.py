@@ -75,6 +75,8 @@ def _share(adapter: AdapterView, version: int) -> str:
 
 
 def _details(each: VersionView) -> list[tuple[str, str]]:
+    if not each.digest:  # a server of another kind, which tells no more
+        return [("base", each.base_name or "unknown")]
     loads = f"{each.loads} loads, the last in {human_time(each.load_seconds)}" if each.loads else "no load yet"
     first = "" if each.ttft_seconds is None else f", first token after {human_time(each.ttft_seconds)}"
     tokens = f"{human_count(each.prompt_tokens)} + {human_count(each.output_tokens)} tokens"

@@ -15,7 +15,10 @@ from loradex.settings import Settings
 if TYPE_CHECKING:
     from loradex.cli.offline import Offline
     from loradex.client.client import Adapters, Client
+    from loradex.client.vllm import VllmAdapters
     from loradex.engine.base import Progress
+
+    Verbs = Adapters | VllmAdapters | Offline
 
 _USUAL = ("127.0.0.1", 8000)
 _PROBE_SECONDS = 3.0
@@ -35,14 +38,22 @@ class Target:
 
         return Client(self.settings.url or DEFAULT_URL, api_key=self.settings.api_key, timeout=timeout)
 
-    def adapters(self, base: Path | None = None, progress: Progress | None = None) -> Adapters | Offline:
-        """Return the verbs of `loradex adapter`. `base` is the base model's folder for work without a server."""
-        if self.settings.url or (base is None and self._answers()):
+    def adapters(self, base: Path | None = None, progress: Progress | None = None) -> Verbs:
+        """Return the verbs of `loradex adapter`, as the server has them. `base` is for work without one."""
+        if self.settings.url:
+            return self.served()
+        if base is None and self._answers():
             return self.client().adapters
         from loradex.cli.offline import Offline
 
         self.out.say(f"no server asked: working on the registry in {self.settings.home}", style="dim")
         return Offline(self.settings, base, progress)
+
+    def served(self) -> Adapters | VllmAdapters:
+        """Return the same verbs of a server, ours or vLLM's; they raise ServerUnreachable where none answers."""
+        from loradex.client.vllm import adapters_of
+
+        return adapters_of(self.client())
 
     def place(self, source: str) -> str:
         """Return an adapter's source as the one who reads it finds it: in full, unless that is another machine."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import httpx
 
 from loradex.client import wire
-from loradex.errors import ServerUnreachable
+from loradex.errors import ServerUnreachable, Unsupported
 
 T = TypeVar("T")
+
+_OTHERS = "With vLLM, `run`, `adapter ls`, `add`, `rm`, `hotfix-test` and `bench` work; the rest needs `loradex serve`"
 
 
 def body(reply: httpx.Response) -> Any:
@@ -23,7 +26,11 @@ def body(reply: httpx.Response) -> Any:
 def read(url: str, call: wire.Call[T], reply: httpx.Response) -> T:
     """Return what a reply says, or raise the error that it carries."""
     if reply.is_error:
-        raise wire.read_error(reply.status_code, body(reply))
+        said = body(reply)
+        if reply.status_code in (404, 405) and isinstance(said, Mapping) and list(said) == ["detail"]:
+            # So a web framework answers where it has no such route; what we miss has an `error`.
+            raise Unsupported(f"The server at {url} has no {call.path}: it is vLLM's, or an older one", hint=_OTHERS)
+        raise wire.read_error(reply.status_code, said)
     if reply.is_redirect:
         raise ServerUnreachable(f"{url} redirects to {reply.headers.get('location')}; it is not a Loradex server")
     return call.read(body(reply) if reply.content else None, reply.headers)

@@ -91,7 +91,10 @@ class Pinned:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a change did. `switch_seconds` is the time in which new requests moved over; `moved` counts running ones."""
+    """What a change did. `switch_seconds` is the time in which new requests moved over; `moved` counts running ones.
+
+    `notes` say what it did beyond, or short of, what was asked, on a server of another kind.
+    """
 
     name: str
     version: int
@@ -101,6 +104,7 @@ class Change:
     load_seconds: float = 0.0
     switch_seconds: float = 0.0
     moved: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
