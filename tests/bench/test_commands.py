@@ -10,6 +10,7 @@ import pytest
 from loradex.bench.result import read_result
 from loradex.engine.factory import engine_part
 from tests.cli.conftest import Loradex, loradex
+from tests.server.serving import save_adapter, served
 
 __all__ = ["loradex"]
 
@@ -121,3 +122,24 @@ def test_the_local_engine_has_a_floor(loradex: Loradex, tmp_path: Path, monkeypa
     assert ran.json["floor"]["bandwidth"] > 0
     assert [row["what"] for row in ran.json["rows"]][-2:] == ["decode bandwidth", "memory"]
     assert all(row["floor"] for row in ran.json["rows"][:3])
+
+
+def test_swap_on_servers_that_run(loradex: Loradex, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+
+    with served(tmp_path / "one") as deck:
+        versions = [save_adapter(deck.folder / f"v{seed}", seed=seed) for seed in range(3)]
+        run = ("bench", "swap", "--url", deck.url, "--batch", 2, "--output", 12, "--every", 2)
+        alone = loradex(
+            *run, *(word for each in versions for word in ("--source", each)), *FAKE[2:], tmp_path / "x.json"
+        )
+        assert alone.code == 0, alone.err
+        assert names(tmp_path / "x.json") == [*("load", "replace", "unload", "first token", "p99 gap while replacing")]
+        assert all(len(row["a"]) == 2 and min(row["a"]) > 0 for row in alone.json["rows"])
+        assert [len(row["b"]) for row in alone.json["rows"]] == [0, 0, 0, 2, 2]
+        assert "| load |" in loradex("bench", "report", tmp_path / "x.json", "--out", tmp_path / "report").out
+        assert loradex("adapter", "ls", "-q", "--url", deck.url).out == ""
+        assert loradex(*run, "--source", versions[0], *FAKE[2:], "-").code == 2
+        loradex("adapter", "add", "bench-hot", versions[0], "--url", deck.url)
+        assert loradex(*run, *("--source", versions[0], "--source", versions[1]), *FAKE[2:], "-").code == 1
+        assert loradex("adapter", "ls", "-q", "--url", deck.url).out == "bench-hot\n"

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import httpx
 
@@ -15,6 +15,7 @@ from loradex.bench.deck import Tell
 from loradex.bench.hotfix_result import Seen, result_of
 from loradex.bench.http_target import address, connected, fixed, pieces
 from loradex.bench.result import Record, Result
+from loradex.bench.verbs import Verbs
 from loradex.bench.witness import Stream, Swap, Witness
 from loradex.errors import ConfigInvalid, Conflict, LoradexError, ServerUnreachable
 
@@ -26,31 +27,6 @@ PROMPTS = (
 )
 CONTROL_ROUNDS = 2
 """Answers of each stream before the first swap: they show whether the server repeats itself under load."""
-
-
-class Named(Protocol):
-    """An adapter in a list."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        ...
-
-
-class Verbs(Protocol):
-    """What a server does with adapters; blocking, and called from a thread."""
-
-    def list(self) -> Sequence[Named]:
-        """Return every adapter."""
-        ...
-
-    def add(self, name: str, path: str, *, mode: str = ...) -> object:
-        """Serve what lies at `path` under a name, in place of what is there."""
-        ...
-
-    def remove(self, name: str) -> object:
-        """Take a name away."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from loradex.cli import (
     hotfix,
     jobs,
     merge,
+    pull,
     resident,
     rollout,
     route,
@@ -63,6 +64,7 @@ show.register(adapter.app)
 configure.register(adapter.app)
 convert.register(adapter.app)
 merge.register(adapter.app)
+pull.register(adapter.app)
 rollout.register(adapter.app)
 app.add_typer(adapter.app)
 resident.register(app)

@@ -15,6 +15,7 @@ from loradex.cli.bench_options import FLAGS, changed, count_adapters, make_plan,
 from loradex.cli.bench_output import hand_out
 from loradex.cli.command import command
 from loradex.cli.output import Output, human_size
+from loradex.cli.target import Target
 from loradex.errors import ConfigInvalid
 from loradex.settings import Settings
 
@@ -151,6 +152,7 @@ def latency(
     examples=(
         "loradex bench swap --model ./qwen --class a-ref --batch 8 --output 256 --every 100",
         "loradex bench swap --engine fake --pairs 5",
+        "loradex bench swap --url http://127.0.0.1:8000",
     ),
 )
 def swap(
@@ -167,6 +169,14 @@ def swap(
     answer: given.Answer = "128",
     pairs: given.Count = 5,
     seed: given.Seed = 42,
+    url: given.Url = None,
+    against: given.Against = None,
+    sources: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--source", metavar="PATH", help="With --url: adapter to load, as the server finds it. Repeat it."
+        ),
+    ] = None,
     name: given.Name = None,
     file: given.File = None,
 ) -> None:
@@ -174,9 +184,21 @@ def swap(
 
     Loads from disk and from the page cache; the first token on an adapter that has to be loaded, against a resident
     one; and the p99 gap of streams that go on while others are loaded, or one is replaced, against none of that.
+
+    With --url, on a server that runs, ours or vLLM's: load, replace and unload as a client sees them, the first token
+    after a load, and the gap while an adapter is replaced. It takes the adapters of --source, or those of --model.
     """
     from loradex.bench.swap import swap
+    from loradex.bench.swap_live import swap_live
 
+    if url is not None:
+        workload = make_workload(batch, 1, "identical", 1.0, prompt, answer, seed)
+        addresses = [each for each in (url, against) if each is not None]
+        servers = [(each, Target(replace(settings, url=each), out).served()) for each in addresses]
+        places = given.live_adapters(Target(replace(settings, url=url), out), sources, model, kind)
+        title = name or f"swap-live-b{batch}"
+        options = (title, workload, every / 1e3, pairs, servers, places, settings.api_key)
+        return _run(out, file, pairs, lambda tell: swap_live(*options, tell))
     plan = make_plan(settings, model, kind, adapters or 0, batch, pairs, name or f"swap-{kind}-b{batch}")
     workload = make_workload(batch, batch, "distinct", 1.0, prompt, answer, seed)
     _run(out, file, pairs, lambda tell: swap(plan, workload, every / 1e3, tell))

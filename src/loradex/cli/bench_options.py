@@ -15,6 +15,7 @@ from loradex.settings import Settings
 if TYPE_CHECKING:
     from loradex.bench.bed import Plan
     from loradex.bench.workload import Workload
+    from loradex.cli.target import Target
     from loradex.engine.config import EngineConfig
 
 FLAGS = (
@@ -105,6 +106,22 @@ def make_plan(
         raise ConfigInvalid(f"There is no folder {model}", hint=f"Make it: loradex bench model {model}")
     folder = model or Path(__file__).parents[1] / "assets" / "demo"
     return Plan(settings.engine_name, settings.engine, folder, adapter_class(kind), adapters, batch, pairs, name)
+
+
+def live_adapters(target: Target, sources: list[str] | None, model: Path | None, kind: str) -> list[str]:
+    """Return the adapters for a server that runs: those named, or those of a deck's class, or the demo's.
+
+    Raises:
+        ConfigInvalid: there are less than two.
+    """
+    from loradex.cli.demo_assets import FOLDER
+
+    folder = FOLDER / "adapters" if model is None else model / "adapters" / kind
+    found = [target.place(each) for each in sources or ()] or [str(path) for path in sorted(folder.glob("*"))]
+    if len(found) < 2:
+        make = f"loradex bench model {model or 'DIR'} --class {kind} --adapters 4"
+        raise ConfigInvalid("It takes two adapters or more", hint=f"Name them with `--source PATH`, or: {make}")
+    return found
 
 
 def make_workload(

@@ -125,3 +125,38 @@ def test_adapters_come_at_their_commit_and_once(hub: ThreadingHTTPServer, tmp_pa
     again, missing = ask(tmp_path, endpoint, ("hf://acme/medical", []), ("hf://acme/legal", []), offline=True)
     assert again == plain
     assert missing[0] == "source_failed"
+
+
+def pull(tmp_path: Path, endpoint: str, *words: object, offline: bool = False) -> subprocess.CompletedProcess[str]:
+    environ = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf")}
+    environ |= {"HF_HUB_OFFLINE": "1" if offline else "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    command = [sys.executable, "-m", "loradex", "adapter", "pull", *map(str, words)]
+    return subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_pulled_at_its_commit_into_a_folder(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+    endpoint = f"http://127.0.0.1:{hub.server_address[1]}"
+    ran = pull(tmp_path, endpoint, "acme/medical@v1", "--json")
+    assert ran.returncode == 0, ran.stderr
+    done = json.loads(ran.stdout)
+    assert done["origin"] == f"hf://acme/medical@{COMMIT}"
+    folder = tmp_path / "adapters" / "medical"
+    assert contents(folder) == contents(tmp_path / "medical")
+    assert not any(path.is_symlink() for path in folder.iterdir())
+    assert os.listdir(tmp_path / "adapters") == ["medical"], "nothing of the work is left over"
+    again = pull(tmp_path, endpoint, "acme/medical@v1")
+    assert again.returncode == 1
+    assert "--force" in again.stderr
+    # Without network, what the cache has got is taken; for the rest there is the fallback, or the way to one.
+    assert pull(tmp_path, endpoint, "acme/medical@v1", "--force", offline=True).returncode == 0
+    none = pull(tmp_path, endpoint, "acme/legal", offline=True)
+    assert none.returncode == 1
+    assert "loradex adapter mock" in none.stderr
+    assert "--fallback" in none.stderr
+    assert os.listdir(tmp_path / "adapters") == ["medical"]
+    taken = pull(tmp_path, endpoint, "acme/legal", "--fallback", "medical", "--json", offline=True)
+    assert taken.returncode == 0, taken.stderr
+    done = json.loads(taken.stdout)
+    assert done["origin"] == str(tmp_path / "medical")
+    assert "hf://acme/legal is not in the cache" in done["fell_back"]
+    assert contents(tmp_path / "adapters" / "legal") == contents(tmp_path / "medical")
