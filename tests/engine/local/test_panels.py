@@ -6,6 +6,10 @@ import torch
 pytest.importorskip("numba")
 
 from loradex.engine.local import panels
+from loradex.engine.local.batch import Narrow
+from loradex.engine.local.laid import Laid
+from loradex.engine.local.lora import LoraPair, Segment
+from loradex.engine.local.lora_job import LoraJob
 from loradex.engine.local.panels import Panels, Scratch
 from loradex.engine.local.rounding import round_weight
 
@@ -18,9 +22,12 @@ def made(
 ) -> tuple[Panels, torch.Tensor, torch.Tensor]:
     """Return panels, the weights that they mean, and the bias."""
     torch.manual_seed(3)
-    rounded = round_weight(torch.randn(out, width), method)
+    weight = torch.randn(out, width).bfloat16()
+    rounded = weight if method == "none" else round_weight(weight, method)
+    values = weight.float() if method == "none" else rounded.values(torch.float32)
     added = torch.randn(out).to(dtype) if bias else torch.zeros(out, dtype=dtype)
-    return Panels(rounded, added if bias else None, dtype, Scratch()), rounded.values(torch.float32), added.float()
+    own = Panels(Laid.of(rounded), added if bias else None, dtype, Scratch())
+    return own, values, added.float()
 
 
 def compare(panels: Panels, weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor) -> None:
@@ -31,8 +38,8 @@ def compare(panels: Panels, weight: torch.Tensor, bias: torch.Tensor, x: torch.T
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("method", ["int8", "int4"])
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 16, 65])
+@pytest.mark.parametrize("method", ["none", "int8", "int4"])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 6, 7, 16, 65])
 def test_the_product_is_that_of_the_values(rows: int, method: str, dtype: torch.dtype) -> None:
     x = torch.randn(1, rows, 160).to(dtype)
     compare(*made(method, dtype), x)
@@ -47,6 +54,7 @@ def test_many_rows_in_parts_and_in_either_dense_dtype(
     monkeypatch.setattr(panels, "dense_dtype", lambda dtype: dense)
     monkeypatch.setattr(panels, "SCRATCH", 64 * 160)
     monkeypatch.setattr(panels, "_NARROW", {dense: 0})
+    monkeypatch.setattr(panels, "_ALL", 0)
     compare(*made(method, torch.bfloat16), torch.randn(5, 160).bfloat16())
 
 
@@ -54,7 +62,7 @@ def test_many_rows_in_parts_and_in_either_dense_dtype(
 def test_the_values_are_given_back(method: str) -> None:
     own, weight, _ = made(method, torch.bfloat16)
     for begin, end in ((0, 130), (5, 70), (129, 130)):
-        torch.testing.assert_close(own.weight(begin, end), weight[begin:end], atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(own.laid.rows(begin, end), weight[begin:end], atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["int8", "int4"])
@@ -83,4 +91,27 @@ def test_a_nan_stays_one_and_spoils_no_other_row() -> None:
 @pytest.mark.parametrize(("method", "share"), [("int8", 0.53), ("int4", 0.30)])
 def test_weights_are_kept_once(method: str, share: float) -> None:
     own, weight, _ = made(method, torch.bfloat16, out=256, width=512)
-    assert own.nbytes < share * 2 * weight.numel()
+    assert own.laid.nbytes < share * 2 * weight.numel()
+
+
+@pytest.mark.parametrize("method", ["none", "int8", "int4"])
+@pytest.mark.parametrize("rows", [1, 4, 16])
+def test_adapters_of_the_same_rows_are_added_in_the_same_call(rows: int, method: str) -> None:
+    own, _, _ = made(method, torch.bfloat16, out=192, width=96)
+    job = LoraJob(96, 192, 2, torch.bfloat16)
+    pairs = [LoraPair(torch.randn(r, 96).bfloat16(), torch.randn(r, 192).bfloat16(), 0.5) for r in (3, 16)]
+    for slot, pair in enumerate(pairs):
+        job.put(slot, pair)
+    narrow = Narrow([Segment(0, 1, 0), Segment(1, rows, 1)][: 1 if rows == 1 else 2])
+    x = torch.randn(1, rows, 96).bfloat16()
+    assert own.takes(x)
+    together = own.product(x, lambda inputs, outputs, threads: job.aim(inputs, outputs, narrow, threads))
+    apart = own.product(x)
+    job.add(x[0], apart[0], narrow)
+    torch.testing.assert_close(together, apart, rtol=1e-2, atol=1e-2)
+    assert not torch.equal(apart, own.product(x))
+
+
+def test_outputs_that_do_not_fill_a_panel_are_no_place_for_a_lora_job() -> None:
+    own, _, _ = made("none", torch.bfloat16, out=130)
+    assert not own.takes(torch.zeros(1, 160, dtype=torch.bfloat16))

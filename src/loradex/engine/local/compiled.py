@@ -14,8 +14,7 @@ from loradex.engine.local.kvcache_fp8 import Fp8Cache
 from loradex.engine.local.linear import Joint
 from loradex.engine.local.model import BaseModel
 from loradex.engine.local.packed import PackedLinear
-from loradex.engine.local.quantized import Product, quantized_linears
-from loradex.engine.local.rounding import Rounded
+from loradex.engine.local.quantized import quantized_linears
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +88,7 @@ def _compile_lora(model: BaseModel) -> None:
         # The kernel reads bfloat16 by twos.
         if model.dtype == torch.float32 or shape.in_features % 2 == shape.out_features % 2 == 0:
             linear.job = job = LoraJob(shape.in_features, shape.out_features, len(linear.table), model.dtype)
-            if isinstance(linear.base, PackedLinear) and linear.base.few is not None:
+            if getattr(linear.base, "few", None) is not None:
                 linear.joint = Joint(linear.base, job)
 
 
@@ -110,16 +109,14 @@ def _compile_quantized(model: BaseModel) -> None:
     linears = quantized_linears(model.module)
     if not linears or model.dtype not in (torch.bfloat16, torch.float32):
         return
+    from loradex.engine.local.laid import Laid
     from loradex.engine.local.panels import Panels, Scratch
 
     scratch = Scratch()
-
-    def make(rounded: Rounded, bias: torch.Tensor | None) -> tuple[Product, int]:
-        panels = Panels(rounded, bias, model.dtype, scratch)
-        return panels.product, panels.nbytes
-
     for linear in linears:
-        linear.take(make)
+        if linear.rounded is not None:
+            linear.few = panels = Panels(Laid.of(linear.rounded), linear.bias, model.dtype, scratch)
+            linear.take(lambda rounded, bias, panels=panels: (panels.product, panels.laid.nbytes))
 
 
 def _compile_cache(model: BaseModel) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from loradex.engine.local.packed import PackedEmbedding, PackedLinear
-from loradex.engine.local.panels import Panels
+from loradex.engine.local.panel_linear import PanelLinear
 from loradex.engine.local.quantized import QuantizedLinear
 
 
@@ -40,7 +40,7 @@ def dense(module: nn.Module) -> Dense:
     """Return the weight of a linear or an embedding of the base."""
     if isinstance(module, PackedEmbedding):
         module = module.head
-    if isinstance(module, PackedLinear):
+    if isinstance(module, PackedLinear | PanelLinear):
         return Dense(module.dense, module.out_features, module.bias)
     if isinstance(module, QuantizedLinear):
         return Dense(_dequantized(module), module.out_features, module.bias)
@@ -53,9 +53,8 @@ def dense(module: nn.Module) -> Dense:
 
 def _dequantized(linear: QuantizedLinear) -> Callable[[int, int], torch.Tensor]:
     """Return what gives rows of the weights that a quantized linear computes with."""
-    panels = getattr(linear.product, "__self__", None)
-    if isinstance(panels, Panels):  # its products are the engine's thread's alone
-        return panels.weight
+    if linear.few is not None:  # its products are the engine's thread's alone
+        return linear.few.laid.rows
     if linear.rounded is not None:
         whole = linear.rounded.values(torch.float32)
     else:

@@ -11,7 +11,7 @@ from loradex.engine.local.batch import Batch, Narrow, Step
 from loradex.engine.local.change import Change, apply_changes
 from loradex.engine.local.group import Group
 from loradex.engine.local.lora import LoraPair, Table, apply_lora
-from loradex.engine.local.packed import PackedLinear
+from loradex.engine.local.packed import Few
 from loradex.engine.local.tiles import Tiles
 
 
@@ -32,10 +32,19 @@ class AimedJob(Protocol):
         """Make ready what `add` would do, and return its address; 0 if there is nothing to add."""
 
 
-class Joint(NamedTuple):
-    """Base and adapters that are computed in one call where rows are few."""
+class Joinable(Protocol):
+    """A linear of the base whose kernel goes on with a LoRA job; see `packed`, `panel_linear` and `quantized`."""
 
-    base: PackedLinear
+    few: Few | None
+
+    def takes(self, x: torch.Tensor) -> bool:
+        """Whether it does so for these rows."""
+
+
+class Joint(NamedTuple):
+    """Base and adapters that are computed in one call."""
+
+    base: Joinable
     job: AimedJob
 
 

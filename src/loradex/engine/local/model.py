@@ -22,7 +22,8 @@ from loradex.engine.local.batch import Step
 from loradex.engine.local.experts import Experts, proven
 from loradex.engine.local.group import neighbours
 from loradex.engine.local.linear import LoraLinear
-from loradex.engine.local.packed import PackedEmbedding, PackedLinear, can_pack
+from loradex.engine.local.packed import PackedEmbedding, PackedLinear, can_pack, multiplies_bfloat16
+from loradex.engine.local.panel_linear import PanelLinear
 from loradex.engine.local.quantized import QuantizedLinear, check_quantization, quantize, quantized_linears
 from loradex.engine.local.seat import Seat, watched
 from loradex.errors import ConfigInvalid
@@ -204,10 +205,11 @@ def _pack(module: PreTrainedModel, tied: bool) -> None:
     """Replace every linear that gains by it, the output head too, by a packed one, and let the unpacked weights go."""
     embedding = module.get_input_embeddings()
     found = [(name, linear) for name, linear in module.named_modules() if can_pack(linear)]
+    packed = PackedLinear if multiplies_bfloat16() else PanelLinear
     for name, linear in found:
-        module.set_submodule(name, PackedLinear(linear))
+        module.set_submodule(name, packed(linear))
     head = module.get_output_embeddings()
-    if tied and type(embedding) is nn.Embedding and isinstance(head, PackedLinear) and head.blocks is not None:
+    if tied and type(embedding) is nn.Embedding and getattr(head, "blocks", None) is not None:
         module.set_input_embeddings(PackedEmbedding(head))
     if found or quantized_linears(module):
         # What is left still lies in the mapped checkpoint, and would keep all of it in memory.
@@ -221,7 +223,7 @@ def _swap_linears(module: PreTrainedModel, slots: int, step: Step) -> dict[str, 
     found = [
         (name, linear)
         for name, linear in module.named_modules()
-        if isinstance(linear, nn.Linear | PackedLinear | QuantizedLinear | Conv1D) and linear is not head
+        if isinstance(linear, nn.Linear | PackedLinear | PanelLinear | QuantizedLinear | Conv1D) and linear is not head
     ]
     wrapped = {}
     for name, linear in found:

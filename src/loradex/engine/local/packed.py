@@ -67,33 +67,33 @@ class PackedLinear(nn.Module):
 class PackedEmbedding(nn.Module):
     """An embedding that reads the packed weights of the output head it is tied to, so that they are there once."""
 
-    def __init__(self, head: PackedLinear) -> None:
+    def __init__(self, head: nn.Module) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = head.out_features, head.in_features
         self.weight = head.weight
         self._head = [head]  # in a list, so that it does not become a part of this module
         self.rows = head.blocks.transpose(1, 2)
+        self.block = self.rows.shape[1]
 
     @property
-    def head(self) -> PackedLinear:
+    def head(self) -> nn.Module:
         """The output head that it reads."""
         return self._head[0]
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return `[..., embedding_dim]` for token ids of any shape."""
-        found = self.rows[tokens // BLOCK, tokens % BLOCK]
+        found = self.rows[tokens // self.block, tokens % self.block]
         return found.reshape(*tokens.shape, self.embedding_dim)
 
 
 def can_pack(linear: nn.Module) -> bool:
-    """Whether packing serves this linear: bfloat16 on a CPU whose oneDNN computes in it."""
-    return (
-        type(linear) is nn.Linear
-        and linear.weight.device.type == "cpu"
-        and linear.weight.dtype is torch.bfloat16
-        and torch.backends.mkldnn.is_available()
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+    """Whether packing serves this linear: bfloat16 on a CPU."""
+    return type(linear) is nn.Linear and linear.weight.device.type == "cpu" and linear.weight.dtype is torch.bfloat16
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether oneDNN computes in bfloat16 here. Elsewhere torch's own product of it is slower than that of float32."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _blocks(packed: torch.Tensor, weight: torch.Tensor) -> torch.Tensor | None:

@@ -1,4 +1,4 @@
-"""Products with a quantized linear on a CPU: the kernel for few rows, a dense product for many."""
+"""Products with weights in panels on a CPU: a kernel, and for many rows a dense product where that pays."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import torch
 from torch.nn import functional
 
 from loradex.engine.local import panels_numba as field
-from loradex.engine.local.panels_numba import PANEL
-from loradex.engine.local.rounding import Rounded
+from loradex.engine.local.laid import Laid
+from loradex.engine.local.packed import Aim
+from loradex.engine.local.panels_numba import PANEL, STRIP
 from loradex.engine.local.team import Team
 
 SCRATCH = 1 << 20
 """Weights written out at a time for a dense product: enough for its speed, and little beside the base."""
 
 # Rows up to which the kernel is used, by the dtype of the dense product. It needs time for each row, the dense product
-# for writing all weights out; where bfloat16 is no faster than float32, rows cost both nearly the same.
+# for writing all weights out; where bfloat16 is no faster than float32, rows cost both nearly the same. In strips the
+# kernel keeps up with any dense product, and bfloat16 weights are in panels only where no other product is fast.
 _NARROW = {torch.float32: 64, torch.bfloat16: 16}
+_ALL = 1 << 30
 
-_KERNELS = {
-    8: (Team(field.int8.address), Team(field.unpack8.address)),
-    4: (Team(field.int4.address), Team(field.unpack4.address)),
-}
-"""By bits: what multiplies, and what writes out."""
+_KERNELS = {bits: Team(kernel.address) for bits, kernel in ((16, field.bf16), (8, field.int8), (4, field.int4))}
+_UNPACK = {bits: Team(kernel.address) for bits, kernel in ((8, field.unpack8), (4, field.unpack4))}
 
 
 class Scratch:
@@ -43,111 +43,84 @@ class Scratch:
 
 
 class Panels:
-    """The weights of one linear in panels of 64 outputs, as the kernel reads them; nothing is kept beside them.
+    """Multiplies with the weights of one linear; nothing is kept beside them.
 
     Args:
-        rounded: the weights, int8 or int4.
+        laid: the weights.
         bias: `[out_features]`, or None.
         dtype: of inputs and outputs, bfloat16 or float32.
         scratch: shared with the other linears of the engine.
     """
 
-    def __init__(self, rounded: Rounded, bias: torch.Tensor | None, dtype: torch.dtype, scratch: Scratch) -> None:
-        self.out_features, self.in_features = rounded.codes.shape
-        self.count = -(-self.out_features // PANEL)
-        self.bits = rounded.bits
-        self.codes = self._codes(rounded.codes)
-        self.scales = self._scales(rounded.scales)
-        self.bias = self._padded(torch.zeros(self.out_features) if bias is None else bias.detach().float())
+    def __init__(self, laid: Laid, bias: torch.Tensor | None, dtype: torch.dtype, scratch: Scratch) -> None:
+        self.laid = laid
+        self.count = len(laid.codes)
+        added = torch.zeros(laid.out_features) if bias is None else bias.detach().float()
+        self.bias = functional.pad(added, (0, self.count * PANEL - laid.out_features)).contiguous()
         self._scratch = scratch
         self._dense = dense_dtype(dtype)
-        self._most = _NARROW[self._dense] * self.in_features
-        self._multiply, self._unpack = _KERNELS[self.bits]
+        every = STRIP < PANEL or laid.bits == 16
+        self._most = (_ALL if every else _NARROW[self._dense]) * laid.in_features
+        self._multiply = _KERNELS[laid.bits]
         self._job, self._writing = self._new_job(dtype), self._new_job(self._dense)
         self._job[field.PITCH] = self.count * PANEL
         self._share(self._job, 0, self.count)
         self._address = self._job.ctypes.data
+        self._joins = dtype is torch.bfloat16 and laid.out_features % PANEL == 0
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of codes and scales."""
-        return self.codes.nbytes + self.scales.nbytes
+    def takes(self, x: torch.Tensor) -> bool:
+        """Whether `product` can add what a LoRA job adds to these rows."""
+        return self._joins and 0 < x.numel() <= self._most
 
-    def weight(self, begin: int, end: int) -> torch.Tensor:
-        """Return rows of the weights that these codes mean, `[rows, in_features]` in float32."""
-        first, last = begin // PANEL, -(-end // PANEL)
-        codes, scales = self.codes[first:last], self.scales[first:last].float()
-        if self.bits == 4:
-            # The halves of a byte are outputs that lie half a panel apart.
-            low, high = (codes << 4) >> 4, codes >> 4
-            values = torch.cat([low, high], dim=2).float().unflatten(1, (scales.shape[1], -1)) * scales.unsqueeze(2)
-            values = values.flatten(1, 2)
-        else:
-            values = codes.float() * scales.unsqueeze(1)
-        rows = values.transpose(1, 2).reshape(-1, self.in_features)
-        return rows[begin - first * PANEL : end - first * PANEL]
-
-    def product(self, x: torch.Tensor) -> torch.Tensor:
-        """Return `x W^T + b`; `x` is `[..., in_features]`."""
+    def product(self, x: torch.Tensor, lora: Aim | None = None) -> torch.Tensor:
+        """Return `x W^T + b`, plus what a LoRA job adds; `x` is `[..., in_features]`."""
+        inputs, outputs = self.laid.in_features, self.laid.out_features
         if x.numel() > self._most:
-            return self._many(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
-        wide = x.to(torch.float32).contiguous()
+            return self._many(x.reshape(-1, inputs)).view(*x.shape[:-1], outputs)
+        x = x.contiguous()
+        wide = x.to(torch.float32)
         y = x.new_empty(*x.shape[:-1], self.count * PANEL)
         own = self._job
-        own[field.TAKEN], own[field.INPUT], own[field.OUTPUT] = 0, wide.data_ptr(), y.data_ptr()
-        own[field.ROWS] = x.numel() // self.in_features
+        own[field.TAKEN] = own[field.DONE] = 0
+        own[field.INPUT], own[field.OUTPUT] = wide.data_ptr(), y.data_ptr()
+        own[field.ROWS] = x.numel() // inputs
+        own[field.LORA] = 0 if lora is None else lora(x, y, self._multiply.size)
         self._multiply.together(self._address)
-        return y if y.shape[-1] == self.out_features else y[..., : self.out_features].contiguous()
+        return y if y.shape[-1] == outputs else y[..., :outputs].contiguous()
 
     def _many(self, x: torch.Tensor) -> torch.Tensor:
         """Write some panels out at a time, and multiply with those."""
-        y = x.new_empty(len(x), self.out_features)
+        inputs, outputs = self.laid.in_features, self.laid.out_features
+        y = x.new_empty(len(x), outputs)
         wide = x.to(self._dense)
-        share = max(1, SCRATCH // (self.in_features * PANEL))
+        share = max(1, SCRATCH // (inputs * PANEL))
         own = self._writing
         for first in range(0, self.count, share):
             count = min(share, self.count - first)
-            weights = self._scratch.matrix(self.in_features, count * PANEL, self._dense)
+            weights = self._scratch.matrix(inputs, count * PANEL, self._dense)
             self._share(own, first, count)
             own[field.OUTPUT], own[field.PITCH] = weights.data_ptr(), count * PANEL
-            self._unpack.together(own.ctypes.data)
-            columns = slice(first * PANEL, min((first + count) * PANEL, self.out_features))
+            _UNPACK[self.laid.bits].together(own.ctypes.data)
+            columns = slice(first * PANEL, min((first + count) * PANEL, outputs))
             part = torch.mm(wide, weights)[:, : columns.stop - columns.start]
-            if self.bits == 8:  # codes of 8 bits fit into bfloat16, their products with a scale do not
-                part = part * self.scales.flatten()[columns]
+            if self.laid.bits == 8:  # codes of 8 bits fit into bfloat16, their products with a scale do not
+                part = part * self.laid.scales.flatten()[columns]
             y[:, columns] = part + self.bias[columns]
         return y
 
     def _new_job(self, dtype: torch.dtype) -> np.ndarray:
         own = np.zeros(field.FIELDS, np.int64)
-        own[field.WIDTH], own[field.BIAS] = self.in_features, self.bias.data_ptr()
-        own[field.CODES_STEP], own[field.SCALES_STEP] = self.codes[0].nbytes, self.scales[0].nbytes
+        own[field.WIDTH], own[field.BIAS] = self.laid.in_features, self.bias.data_ptr()
+        own[field.CODES_STEP], own[field.SCALES_STEP] = self.laid.codes[0].nbytes, self.laid.scales[0].nbytes
         own[field.WIDE] = dtype is torch.float32
         return own
 
     def _share(self, job: np.ndarray, first: int, count: int) -> None:
         """Let a job work on some panels, from its own column 0 on."""
         job[field.TAKEN] = 0
-        job[field.CODES] = self.codes.data_ptr() + first * job[field.CODES_STEP]
-        job[field.SCALES] = self.scales.data_ptr() + first * job[field.SCALES_STEP]
+        job[field.CODES] = self.laid.codes.data_ptr() + first * job[field.CODES_STEP]
+        job[field.SCALES] = self.laid.scales.data_ptr() + first * job[field.SCALES_STEP]
         job[field.PANELS], job[field.SHARE] = count, max(1, count // (4 * self._multiply.size))
-
-    def _padded(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return `rows` with as many more of zeros as fill the last panel."""
-        extra = self.count * PANEL - len(rows)
-        return functional.pad(rows, (0, 0) * (rows.dim() - 1) + (0, extra)).contiguous()
-
-    def _codes(self, codes: torch.Tensor) -> torch.Tensor:
-        panels = self._padded(codes).view(self.count, PANEL, self.in_features).transpose(1, 2).contiguous()
-        if self.bits == 8:
-            return panels
-        return (panels[..., : PANEL // 2] & 15) | (panels[..., PANEL // 2 :] << 4)
-
-    def _scales(self, scales: torch.Tensor) -> torch.Tensor:
-        panels = self._padded(scales).view(self.count, PANEL, -1)
-        if self.bits == 8:
-            return panels.squeeze(2).contiguous()
-        return panels.transpose(1, 2).to(torch.bfloat16).contiguous()
 
 
 @cache

@@ -1,22 +1,28 @@
-"""Products with int8 and int4 weights for few rows, compiled by Numba: weights become float32 in registers only.
+"""Products with bfloat16, int8 and int4 weights, compiled by Numba: weights become float32 in registers only.
 
-Importing this module compiles it (seconds; a cache on disk makes the next import quick). It holds four C functions,
-which take the address of a job, int64 fields as named below: `int8` and `int4` multiply, `unpack8` and `unpack4` write
-the weights out for a dense product. Several threads may run one job; they are torch's (see `team`).
+Importing this module compiles it (seconds; a cache on disk makes the next import quick). It holds C functions that take
+the address of a job, int64 fields as named below: `bf16`, `int8` and `int4` multiply, `unpack8` and `unpack4` write the
+weights out for a dense product. Several threads may run one job, and go on with the LoRA job of the same rows; they are
+torch's (see `team`).
 
 Weights lie in panels of 64 outputs, and in a panel input by input: a product reads them from front to back, adds each
-input to 64 sums that stay in registers, and needs no sum across a register. The loops over a panel are written for
-LLVM, as its vectorizer does not keep such a tile in registers: in Numba's own loops each sum went to memory and back.
+input to sums that stay in registers, and needs no sum across a register. Processors with 32 registers of 16 values
+(AVX-512) take the 64 outputs of an input at once. Others have room for the sums of 64 outputs of one row, or of 16 of
+six: for them 16 outputs lie together (`STRIP`), so that memory is read from front to back then, too. The loops are
+written for LLVM, as its vectorizer does not keep such a tile in registers: in Numba's own each sum went to memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+from llvmlite.binding import get_host_cpu_features
 from numba import cfunc, njit, types
 from numba.extending import intrinsic
 
+from loradex.engine.local.lora_numba import expand_pieces, shrink_pieces
 from loradex.engine.local.vectors import (
     F32,
     I8,
@@ -35,99 +41,157 @@ from loradex.engine.local.vectors import (
     many,
     pointer,
     read,
+    same,
     write,
 )
+
+PANEL = 64
+STRIP = PANEL if get_host_cpu_features().get("avx512f") else LANES
+"""Outputs of a panel that lie together, input by input; see above."""
+
+GROUP = 32  # inputs that share a scale in int4
 
 # The fields of a job. A change here must stay in this file: the cache on disk looks at no other.
 TAKEN = 0  # panels taken so far; 0 at the start, and the first field
 SHARE = 1  # panels that a thread takes at a time
 PANELS = 2  # how many panels
 WIDTH = 3  # inputs
-ROWS = 4  # rows of the input
-CODES = 5  # address of the codes: int8 [panels, inputs, 64], int4 [panels, inputs, 32] (outputs 0.. low, 32.. high)
+ROWS = 4
+CODES = 5  # address of the codes, see `laid`
 CODES_STEP = 6  # bytes of a panel's codes
-SCALES = 7  # address of the scales: int8 float32 [panels, 64], int4 bfloat16 [panels, groups, 64]
+SCALES = 7  # address of the scales, see `laid`
 SCALES_STEP = 8  # bytes of a panel's scales
 BIAS = 9  # address of float32 [panels, 64]
 INPUT = 10  # address of float32 [rows, inputs]
 OUTPUT = 11  # address of [rows, PITCH]; of [inputs, PITCH] for `unpack`, int8 without its scales
 PITCH = 12  # columns of the output
 WIDE = 13  # whether the output is float32; else bfloat16
-FIELDS = 14
+DONE = 14  # panels that are done; 0 at the start
+LORA = 15  # address of a job of the LoRA kernel for the same rows, which is done as well; 0 for none
+FIELDS = 16
 
-PANEL = 64
-GROUP = 32  # inputs that share a scale in int4
-ROWS_AT_ONCE = 4
+_ROWS_AT_ONCE = 4 if STRIP == PANEL else 6
 _VECTORS = PANEL // LANES
 _AHEAD = 4096  # bytes between what is read and what is asked for; without asking a product takes 1.4 times as long
 
 
-def _codes8(b: Any, panel: Any, index: Any) -> Values:
-    """Return the codes of one input for the 64 outputs of a panel, as four vectors of float32."""
-    place = element(b, panel, index, PANEL)
-    fetch(b, b.add(place, I64(_AHEAD)))
-    return [b.sitofp(b.sext(read(b, place, LANES * v, I8), many(I32)), many(F32)) for v in range(_VECTORS)]
+class _Tile(NamedTuple):
+    """Some rows, and a panel's outputs from vector `first` on."""
+
+    rows: int
+    vectors: int
+    first: Any
+    codes: Any
+    scales: Any
+    width: Any
 
 
-def _codes4(b: Any, panel: Any, index: Any) -> Values:
-    place = element(b, panel, index, PANEL // 2)
-    fetch(b, b.add(place, I64(_AHEAD)))
-    both = [b.sext(read(b, place, LANES * v, I8), many(I32)) for v in range(_VECTORS // 2)]
-    low = [b.ashr(b.shl(each, constant(I32, 28)), constant(I32, 28)) for each in both]
-    high = [b.ashr(each, constant(I32, 4)) for each in both]
-    return [b.sitofp(each, many(F32)) for each in low + high]
+def _address(b: Any, tile: _Tile, vector: Any, index: Any, count: int, size: int) -> Any:
+    """Return where the codes of a vector of outputs are for one input; `count` vectors of `size` bytes make a panel."""
+    if STRIP == PANEL:
+        return element(b, element(b, tile.codes, index, count * size), vector, size)
+    return element(b, tile.codes, b.add(b.mul(vector, tile.width), index), size)
 
 
-def _scales4(b: Any, scales: Any, group: Any) -> Values:
-    place = element(b, scales, group, 2 * PANEL)
-    bits = [b.zext(read(b, place, 2 * LANES * v, I16), many(I32)) for v in range(_VECTORS)]
-    return [b.bitcast(b.shl(each, constant(I32, 16)), many(F32)) for each in bits]
+def _read(b: Any, tile: _Tile, v: int, place: Any, kind: Any, size: int) -> Any:
+    """Read a vector of codes, and ask for a later one where lines begin.
+
+    One row of strips is four streams, which processors read ahead by themselves; to ask as well made it slower.
+    """
+    if v * size % 64 == 0 if STRIP == PANEL else tile.rows > 1:
+        fetch(b, b.add(place, I64(_AHEAD)))
+    return read(b, place, 0, kind)
 
 
-def _accumulate(b: Any, sums: Values, weights: Values, x: Any, width: Any, index: Any) -> Values:
-    """Add the products of one input to the sums of all rows, `[rows, 4]`; `x` is the address of the first row."""
+def _bits(b: Any, value: Any) -> Any:
+    """Return what the bits of bfloat16 mean, as float32."""
+    return b.bitcast(b.shl(b.zext(value, many(I32)), constant(I32, 16)), many(F32))
+
+
+def _codes16(b: Any, tile: _Tile, index: Any) -> Values:
+    """Return the weights of one input, as vectors of float32."""
+    found = []
+    for v in range(tile.vectors):
+        place = _address(b, tile, b.add(tile.first, I64(v)), index, _VECTORS, 2 * LANES)
+        found.append(_bits(b, _read(b, tile, v, place, I16, 2 * LANES)))
+    return found
+
+
+def _codes8(b: Any, tile: _Tile, index: Any) -> Values:
+    found = []
+    for v in range(tile.vectors):
+        place = _address(b, tile, b.add(tile.first, I64(v)), index, _VECTORS, LANES)
+        found.append(b.sitofp(b.sext(_read(b, tile, v, place, I8, LANES), many(I32)), many(F32)))
+    return found
+
+
+def _codes4(b: Any, tile: _Tile, index: Any) -> Values:
+    """As `_codes8`; vectors 0 and 1 are the lower bits of two vectors of bytes, 2 and 3 the upper."""
+    found = []
+    for v in range(tile.vectors):
+        vector = b.add(tile.first, I64(v))
+        place = _address(b, tile, b.and_(vector, I64(1)), index, _VECTORS // 2, LANES)
+        word = b.sext(_read(b, tile, v, place, I8, LANES), many(I32))
+        left = b.mul(b.sub(I32(7), b.trunc(b.lshr(vector, I64(1)), I32)), I32(4))
+        found.append(b.sitofp(b.ashr(b.shl(word, same(b, left)), constant(I32, 28)), many(F32)))
+    return found
+
+
+def _scales4(b: Any, tile: _Tile, group: Any) -> Values:
+    place = element(b, element(b, tile.scales, group, 2 * PANEL), tile.first, 2 * LANES)
+    return [_bits(b, read(b, place, 2 * LANES * v, I16)) for v in range(tile.vectors)]
+
+
+def _accumulate(b: Any, tile: _Tile, sums: Values, weights: Values, x: Any, index: Any) -> Values:
+    """Add the products of one input to the sums of all rows, `[rows, vectors]`; `x` is the address of the first row."""
     made = []
-    for row in range(len(sums) // _VECTORS):
-        value = broadcast(b, element(b, x, b.add(b.mul(width, I64(row)), index), 4))
-        own = sums[row * _VECTORS : (row + 1) * _VECTORS]
+    for row in range(tile.rows):
+        value = broadcast(b, element(b, x, b.add(b.mul(tile.width, I64(row)), index), 4))
+        own = sums[row * tile.vectors : (row + 1) * tile.vectors]
         made += [fma(b, weight, value, each) for weight, each in zip(weights, own, strict=True)]
     return made
 
 
-def _sums8(b: Any, rows: int, panel: Any, scales: Any, x: Any, width: Any) -> Values:
-    """Return the products of some rows with a panel."""
-    zero = [constant(F32, 0.0)] * (rows * _VECTORS)
-    sums = loop(b, width, zero, lambda i, given: _accumulate(b, given, _codes8(b, panel, i), x, width, i))
-    factors = [read(b, scales, 4 * LANES * v, F32) for v in range(_VECTORS)]
-    return [b.fmul(each, factors[n % _VECTORS]) for n, each in enumerate(sums)]
+def _zeros(tile: _Tile) -> Values:
+    return [constant(F32, 0.0)] * (tile.rows * tile.vectors)
 
 
-def _sums4(b: Any, rows: int, panel: Any, scales: Any, x: Any, width: Any) -> Values:
-    zero = [constant(F32, 0.0)] * (rows * _VECTORS)
+def _sums16(b: Any, tile: _Tile, x: Any) -> Values:
+    """Return the products of the tile's rows with its outputs."""
+    return loop(b, tile.width, _zeros(tile), lambda i, given: _accumulate(b, tile, given, _codes16(b, tile, i), x, i))
 
+
+def _sums8(b: Any, tile: _Tile, x: Any) -> Values:
+    sums = loop(b, tile.width, _zeros(tile), lambda i, given: _accumulate(b, tile, given, _codes8(b, tile, i), x, i))
+    place = element(b, tile.scales, tile.first, 4 * LANES)
+    factors = [read(b, place, 4 * LANES * v, F32) for v in range(tile.vectors)]
+    return [b.fmul(each, factors[n % tile.vectors]) for n, each in enumerate(sums)]
+
+
+def _sums4(b: Any, tile: _Tile, x: Any) -> Values:
     def group(number: Any, sums: Values) -> Values:
-        factors = _scales4(b, scales, number)
+        factors = _scales4(b, tile, number)
         first = b.mul(number, I64(GROUP))
 
         def scaled(offset: Any, given: Values) -> Values:
             index = b.add(first, offset)
-            weights = [b.fmul(*pair) for pair in zip(_codes4(b, panel, index), factors, strict=True)]
-            return _accumulate(b, given, weights, x, width, index)
+            weights = [b.fmul(*pair) for pair in zip(_codes4(b, tile, index), factors, strict=True)]
+            return _accumulate(b, tile, given, weights, x, index)
 
         def plain(offset: Any, given: Values) -> Values:
             index = b.add(first, offset)
-            return _accumulate(b, given, _codes4(b, panel, index), x, width, index)
+            return _accumulate(b, tile, given, _codes4(b, tile, index), x, index)
 
-        if rows > 2:  # sums of the group would not fit into the registers
+        if tile.rows > 2:  # sums of the group would not fit into the registers
             return loop(b, I64(GROUP), sums, scaled)
-        own = loop(b, I64(GROUP), zero, plain)
-        return [fma(b, each, factors[n % _VECTORS], sums[n]) for n, each in enumerate(own)]
+        own = loop(b, I64(GROUP), _zeros(tile), plain)
+        return [fma(b, each, factors[n % tile.vectors], sums[n]) for n, each in enumerate(own)]
 
-    return loop(b, b.sdiv(width, I64(GROUP)), zero, group)
+    return loop(b, b.sdiv(tile.width, I64(GROUP)), _zeros(tile), group)
 
 
 def _put(b: Any, output: Any, place: Any, wide: Any, values: Values) -> None:
-    """Store 64 values from column `place` on, as float32 or bfloat16."""
+    """Store vectors from column `place` on, as float32 or bfloat16."""
     with b.if_else(b.icmp_signed("!=", wide, I64(0))) as (yes, no):
         with yes:
             for v, value in enumerate(values):
@@ -141,65 +205,68 @@ def _fields(b: Any, job: Any, *names: int) -> Values:
     return [b.load(pointer(b, b.add(job, I64(8 * name)), I64)) for name in names]
 
 
-def _panel(b: Any, job: Any, number: Any) -> tuple[Any, Any]:
-    """Return the addresses of a panel's codes and scales."""
-    codes, codes_step, scales, scales_step = _fields(b, job, CODES, CODES_STEP, SCALES, SCALES_STEP)
-    return b.add(codes, b.mul(number, codes_step)), b.add(scales, b.mul(number, scales_step))
+def _tile_of(b: Any, job: Any, number: Any, rows: int, vectors: int, first: Any) -> _Tile:
+    """Return a tile of the panel `number`."""
+    codes, step, scales, scales_step, width = _fields(b, job, CODES, CODES_STEP, SCALES, SCALES_STEP, WIDTH)
+    panel = b.add(codes, b.mul(number, step))
+    return _Tile(rows, vectors, first, panel, b.add(scales, b.mul(number, scales_step)), width)
 
 
-def _tile(rows: int, sums: Callable[..., Values]) -> Any:
-    """Return an intrinsic: multiply `rows` rows from `row` on with the panel `number`, add the bias, store."""
+def _multiplied(rows: int, sums: Callable[..., Values]) -> Any:
+    """Return an intrinsic: multiply `rows` rows from `row` on with outputs of the panel `number`, add the bias, store.
+
+    The outputs are those of as many vectors as `_vectors` has for so many rows, from vector `first` on.
+    """
 
     def generate(c: Any, b: Any, s: Any, arguments: Sequence[Any]) -> Any:
-        job, number, row = arguments
-        panel, scales = _panel(b, job, number)
-        bias, x, output, width, pitch, wide = _fields(b, job, BIAS, INPUT, OUTPUT, WIDTH, PITCH, WIDE)
-        column = b.mul(number, I64(PANEL))
-        added = [read(b, element(b, bias, column, 4), 4 * LANES * v, F32) for v in range(_VECTORS)]
-        found = sums(b, rows, panel, scales, element(b, x, b.mul(row, width), 4), width)
+        job, number, row, first = arguments
+        tile = _tile_of(b, job, number, rows, _vectors(rows), first)
+        bias, x, output, pitch, wide = _fields(b, job, BIAS, INPUT, OUTPUT, PITCH, WIDE)
+        column = b.add(b.mul(number, I64(PANEL)), b.mul(first, I64(LANES)))
+        added = [read(b, element(b, bias, column, 4), 4 * LANES * v, F32) for v in range(tile.vectors)]
+        found = sums(b, tile, element(b, x, b.mul(row, tile.width), 4))
         for n in range(rows):
-            own = found[n * _VECTORS : (n + 1) * _VECTORS]
+            own = found[n * tile.vectors : (n + 1) * tile.vectors]
             place = b.add(b.mul(b.add(row, I64(n)), pitch), column)
             _put(b, output, place, wide, [b.fadd(*pair) for pair in zip(own, added, strict=True)])
         return c.get_dummy_value()
 
-    return _of_three(generate)
+    return _of_four(generate)
 
 
 def _writer(bits: int) -> Any:
-    """Return an intrinsic: write out the weights of the panel `number`, input by input; `row` has no meaning."""
+    """Return an intrinsic: write out the weights of the panel `number`, input by input; the rest has no meaning."""
 
     def generate(c: Any, b: Any, s: Any, arguments: Sequence[Any]) -> Any:
-        job, number, _ = arguments
-        panel, scales = _panel(b, job, number)
-        output, width, pitch, wide = _fields(b, job, OUTPUT, WIDTH, PITCH, WIDE)
-
+        job, number, _, first = arguments
+        tile = _tile_of(b, job, number, 1, _VECTORS, first)
+        output, pitch, wide = _fields(b, job, OUTPUT, PITCH, WIDE)
         column = b.mul(number, I64(PANEL))
 
         def plain(index: Any, given: Values) -> Values:
-            _put(b, output, b.add(b.mul(index, pitch), column), wide, _codes8(b, panel, index))
+            _put(b, output, b.add(b.mul(index, pitch), column), wide, _codes8(b, tile, index))
             return given
 
         def group(g: Any, given: Values) -> Values:
             def scaled(offset: Any, factors: Values) -> Values:
                 index = b.add(b.mul(g, I64(GROUP)), offset)
-                weights = [b.fmul(*pair) for pair in zip(_codes4(b, panel, index), factors, strict=True)]
+                weights = [b.fmul(*pair) for pair in zip(_codes4(b, tile, index), factors, strict=True)]
                 _put(b, output, b.add(b.mul(index, pitch), column), wide, weights)
                 return factors
 
-            loop(b, I64(GROUP), _scales4(b, scales, g), scaled)
+            loop(b, I64(GROUP), _scales4(b, tile, g), scaled)
             return given
 
-        loop(b, width if bits == 8 else b.sdiv(width, I64(GROUP)), [], plain if bits == 8 else group)
+        loop(b, tile.width if bits == 8 else b.sdiv(tile.width, I64(GROUP)), [], plain if bits == 8 else group)
         return c.get_dummy_value()
 
-    return _of_three(generate)
+    return _of_four(generate)
 
 
-def _of_three(generate: Callable[..., Any]) -> Any:
+def _of_four(generate: Callable[..., Any]) -> Any:
     @intrinsic
-    def made(_: Any, job: Any, number: Any, row: Any) -> Any:
-        return types.void(types.int64, types.int64, types.int64), generate
+    def made(_: Any, job: Any, number: Any, row: Any, first: Any) -> Any:
+        return types.void(*[types.int64] * 4), generate
 
     return made
 
@@ -224,22 +291,45 @@ def _take(_: Any, address: Any, count: Any) -> Any:
     return types.int64(types.int64, types.int64), generate
 
 
-def _multiplier(sums: Callable[..., Values]) -> Any:
-    one, two, three, four = (_tile(rows, sums) for rows in range(1, ROWS_AT_ONCE + 1))
+def _vectors(rows: int) -> int:
+    """Return how many vectors of outputs have room for their sums in registers, for so many rows."""
+    return _VECTORS if STRIP == PANEL or rows == 1 else 2 if rows < 4 else 1
 
-    @njit
+
+_WIDE_1, _WIDE_2, _WIDE_3, _WIDE_4, _WIDE_5, _WIDE_6 = (_vectors(rows) for rows in range(1, 7))
+_NARROWEST = _vectors(_ROWS_AT_ONCE)
+
+
+def _multiplier(sums: Callable[..., Values]) -> Any:
+    one, two, three, four, five, six = (_multiplied(rows, sums) for rows in range(1, 7))
+
+    @njit(inline="always")
+    def tile(job: Any, panel: Any, row: Any, rows: Any, first: Any) -> None:
+        """Multiply some rows with the outputs from vector `first` on, if a tile of so many rows begins there."""
+        if rows == 1 and first % _WIDE_1 == 0:
+            one(job, panel, row, first)
+        elif rows == 2 and first % _WIDE_2 == 0:
+            two(job, panel, row, first)
+        elif rows == 3 and first % _WIDE_3 == 0:
+            three(job, panel, row, first)
+        elif rows == 4 and first % _WIDE_4 == 0:
+            four(job, panel, row, first)
+        elif rows == 5 and first % _WIDE_5 == 0:
+            five(job, panel, row, first)
+        elif rows == 6 and first % _WIDE_6 == 0:
+            six(job, panel, row, first)
+
+    @njit(inline="always")
     def multiply(job: Any, panel: Any) -> None:
         """Multiply all rows with a panel; after the first ones its codes are in the cache."""
-        row, rows = 0, _field(job, ROWS)
-        while rows - row >= ROWS_AT_ONCE:
-            four(job, panel, row)
-            row += ROWS_AT_ONCE
-        if rows - row == 3:
-            three(job, panel, row)
-        elif rows - row == 2:
-            two(job, panel, row)
-        elif rows - row == 1:
-            one(job, panel, row)
+        rows = _field(job, ROWS)
+        tiles = (rows + _ROWS_AT_ONCE - 1) // _ROWS_AT_ONCE
+        for first in range(0, _VECTORS, _NARROWEST):
+            row = 0
+            for number in range(tiles):
+                count = (rows - row) // (tiles - number)
+                tile(job, panel, row, count, first)
+                row += count
 
     return multiply
 
@@ -247,9 +337,9 @@ def _multiplier(sums: Callable[..., Values]) -> Any:
 def _unpacker(bits: int) -> Any:
     put = _writer(bits)
 
-    @njit
+    @njit(inline="always")
     def unpack(job: Any, panel: Any) -> None:
-        put(job, panel, 0)
+        put(job, panel, 0, 0)
 
     return unpack
 
@@ -257,19 +347,33 @@ def _unpacker(bits: int) -> Any:
 def _runner(work: Any) -> Any:
     @njit
     def run(job: Any) -> None:
-        """Take panels until none is left."""
-        share, panels = _field(job, SHARE), _field(job, PANELS)
+        """Take panels until none is left, then pieces of the LoRA job."""
+        share, panels, done = _field(job, SHARE), _field(job, PANELS), 0
         first = _take(job, share)
         while first < panels:
             for panel in range(first, min(first + share, panels)):
                 work(job, panel)
+                done += 1
             first = _take(job, share)
+        lora = _field(job, LORA)
+        if lora:
+            _take(job + 8 * DONE, done)
+            piece = shrink_pieces(lora, np.uint32(0))
+            while _take(job + 8 * DONE, 0) < panels:
+                pass
+            expand_pieces(lora, piece, np.uint32(0))
 
     return run
 
 
-_int8, _int4 = _runner(_multiplier(_sums8)), _runner(_multiplier(_sums4))
+_bf16, _int8, _int4 = _runner(_multiplier(_sums16)), _runner(_multiplier(_sums8)), _runner(_multiplier(_sums4))
 _unpack8, _unpack4 = _runner(_unpacker(8)), _runner(_unpacker(4))
+
+
+@cfunc(types.void(types.int64), cache=True)
+def bf16(job: Any) -> None:
+    """Multiply rows with bfloat16 weights."""
+    _bf16(job)
 
 
 @cfunc(types.void(types.int64), cache=True)

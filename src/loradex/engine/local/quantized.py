@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -13,6 +14,9 @@ from transformers.pytorch_utils import Conv1D
 
 from loradex.engine.local.rounding import Rounded, round_weight
 from loradex.errors import ConfigInvalid
+
+if TYPE_CHECKING:
+    from loradex.engine.local.panels import Panels  # compiles
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 """What `forward` of a linear does: input `[..., in_features]` to output `[..., out_features]`, bias included."""
@@ -25,7 +29,8 @@ class QuantizedLinear(nn.Module):
 
     Its first `product` writes the weights out at every call and multiplies densely: slow, right on every device, and
     what the products of `panels` and `quantized_cuda` are checked against at each start. `rounded` is there until one
-    took it. `weight` has the shape and dtype of the original and no data, for model code that asks.
+    took it. `few` are the panels that it then has on a CPU. `weight` has the shape and dtype of the original and no
+    data, for model code that asks.
     """
 
     def __init__(self, linear: nn.Linear | Conv1D, method: str) -> None:
@@ -39,6 +44,11 @@ class QuantizedLinear(nn.Module):
         self.nbytes = rounded.nbytes
         self.product: Product = partial(_dense, rounded, self.bias)
         self.rounded: Rounded | None = rounded
+        self.few: Panels | None = None
+
+    def takes(self, x: torch.Tensor) -> bool:
+        """Whether base and adapters of these rows can be computed in one call."""
+        return self.few is not None and self.few.takes(x)
 
     def take(self, make: Callable[[Rounded, torch.Tensor | None], tuple[Product, int] | None]) -> None:
         """Let `make` make a better product of weights and bias, and the bytes it keeps them in; ours are freed then."""

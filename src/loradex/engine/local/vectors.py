@@ -49,11 +49,16 @@ def element(b: Any, base: Any, index: Any, size: int) -> Any:
     return b.add(base, b.mul(index, I64(size)))
 
 
+def same(b: Any, value: Any) -> Any:
+    """Return a vector that holds a value 16 times."""
+    empty = ir.Constant(many(value.type), ir.Undefined)
+    one = b.insert_element(empty, value, I32(0))
+    return b.shuffle_vector(one, empty, ir.Constant(many(I32), [0] * LANES))
+
+
 def broadcast(b: Any, address: Any) -> Any:
     """Return a vector that holds the float32 at an address 16 times."""
-    empty = ir.Constant(many(F32), ir.Undefined)
-    one = b.insert_element(empty, b.load(pointer(b, address, F32), align=4), I32(0))
-    return b.shuffle_vector(one, empty, ir.Constant(many(I32), [0] * LANES))
+    return same(b, b.load(pointer(b, address, F32), align=4))
 
 
 def fma(b: Any, x: Any, y: Any, z: Any) -> Any:
