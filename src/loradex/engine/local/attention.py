@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -13,16 +13,23 @@ from loradex.engine.local.batch import Decodes, Rows, Step
 from loradex.engine.local.kvcache import CacheShape, KVCache
 from loradex.errors import ConfigInvalid
 
+if TYPE_CHECKING:
+    from loradex.engine.local.attention_job import AttentionJob  # compiles
+
 NAME = "loradex_paged"
 
 
 class PagedAttention:
-    """Attention of one model. Before it has a cache it records what shape each layer would need."""
+    """Attention of one model. Before it has a cache it records what shape each layer would need.
+
+    `job` attends decodes that it takes, where there is one.
+    """
 
     def __init__(self, step: Step) -> None:
         self.step = step
         self.cache: KVCache | None = None
         self.shapes: dict[int, CacheShape] = {}
+        self.job: AttentionJob | None = None
 
     def attach(self, model: nn.Module) -> None:
         """Let every attention module of `model` find this object."""
@@ -87,7 +94,12 @@ class PagedAttention:
     ) -> torch.Tensor:
         """Attend all one-row sequences at once; the result is `[sequences, query heads, value dim]`."""
         own = query[0] if len(decodes.rows) == query.shape[2] else query[0].index_select(1, decodes.rows)
-        rows = own.transpose(0, 1).unsqueeze(2)
+        rows = own.transpose(0, 1)
+        if self.job is not None and softcap is None:
+            pools = self.cache.pools(layer)[:2]
+            if self.job.takes(rows, *pools):
+                return self.job.attend(rows, *pools, decodes, scaling, window)
+        rows = rows.unsqueeze(2)
         keys, values = self.cache.read(layer, decodes.cells)
         mask = decodes.mask(window)
         mask = None if mask is None else mask[:, None, None, :]

@@ -33,12 +33,14 @@ class Decodes:
 
     `rows` (`[sequences]`) are their rows. `cells` (`[sequences, longest]`) is where the cache keeps their tokens; the
     rest repeats a sequence's own first cell, for a masked NaN of somebody else would still spoil the sum. `position`
-    (`[sequences, 1]`) is the place of the row in its sequence, None where all are equal.
+    (`[sequences, 1]`) is the place of the row in its sequence, None where all are equal. `lengths` (`[sequences]`) say
+    how many of the cells are the sequence's own.
     """
 
     rows: torch.Tensor
     cells: torch.Tensor
     position: torch.Tensor | None
+    lengths: torch.Tensor
 
     def mask(self, window: int | None) -> torch.Tensor | None:
         """Return `[sequences, longest]`, True where a row may look; None where it may look everywhere."""

@@ -13,7 +13,7 @@ from loradex.engine.local.group import Group
 from loradex.engine.local.kvcache_fp8 import Fp8Cache
 from loradex.engine.local.linear import Joint
 from loradex.engine.local.model import BaseModel
-from loradex.engine.local.packed import PackedLinear
+from loradex.engine.local.packed import PackedLinear, multiplies_bfloat16
 from loradex.engine.local.quantized import quantized_linears
 
 log = logging.getLogger(__name__)
@@ -37,18 +37,19 @@ def _compile_numba(model: BaseModel) -> Divide | None:
     except ImportError as error:
         return _refused("Numba", error)
     try:
-        from loradex.engine.local.lora_job import KERNELS, divide
+        from loradex.engine.local.lora_job import KERNELS, divide, take_all
 
         _compile_few(model)
         _compile_quantized(model)
         _compile_cache(model)
+        _compile_attention(model)
         _compile_norms(model)
     except (NumbaError, ImportError, OSError, RuntimeError) as error:
         return _refused("Numba", error)
     if model.dtype not in KERNELS:
         return None
     _compile_lora(model)
-    return divide
+    return take_all if model.dtype is torch.bfloat16 and not multiplies_bfloat16() else divide
 
 
 def compile_triton(model: BaseModel) -> Divide | None:
@@ -127,6 +128,14 @@ def _compile_cache(model: BaseModel) -> None:
 
         if cache.dtype in DTYPES and all(size % VALUES == 0 for size in cache.sizes()):
             cache.decode = Fp8Job(cache.dtype).decode
+
+
+def _compile_attention(model: BaseModel) -> None:
+    """Give decodes their kernel where torch's own attention has no instructions for bfloat16."""
+    if model.dtype is torch.bfloat16 and not multiplies_bfloat16():
+        from loradex.engine.local.attention_job import AttentionJob
+
+        model.attention.job = AttentionJob()
 
 
 def _compile_norms(model: BaseModel) -> None:

@@ -42,6 +42,10 @@ class KVCache:
         self._keys[layer].index_copy_(0, cells, keys)
         self._values[layer].index_copy_(0, cells, values)
 
+    def pools(self, layer: int) -> tuple[torch.Tensor, torch.Tensor, tuple[float, float]]:
+        """Return all keys and all values of a layer, `[cells, heads, dim]`, and the scales of what they hold."""
+        return self._keys[layer], self._values[layer], (1.0, 1.0)
+
     def read(self, layer: int, cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values of `cells` (`[sequences, context]`), each `[sequences, heads, context, dim]`."""
         return gather(self._keys[layer], cells).transpose(1, 2), gather(self._values[layer], cells).transpose(1, 2)

@@ -42,6 +42,7 @@ from loradex.engine.local.vectors import (
     pointer,
     read,
     same,
+    widened,
     write,
 )
 
@@ -103,17 +104,12 @@ def _read(b: Any, tile: _Tile, v: int, place: Any, kind: Any, size: int) -> Any:
     return read(b, place, 0, kind)
 
 
-def _bits(b: Any, value: Any) -> Any:
-    """Return what the bits of bfloat16 mean, as float32."""
-    return b.bitcast(b.shl(b.zext(value, many(I32)), constant(I32, 16)), many(F32))
-
-
 def _codes16(b: Any, tile: _Tile, index: Any) -> Values:
     """Return the weights of one input, as vectors of float32."""
     found = []
     for v in range(tile.vectors):
         place = _address(b, tile, b.add(tile.first, I64(v)), index, _VECTORS, 2 * LANES)
-        found.append(_bits(b, _read(b, tile, v, place, I16, 2 * LANES)))
+        found.append(widened(b, _read(b, tile, v, place, I16, 2 * LANES)))
     return found
 
 
@@ -139,7 +135,7 @@ def _codes4(b: Any, tile: _Tile, index: Any) -> Values:
 
 def _scales4(b: Any, tile: _Tile, group: Any) -> Values:
     place = element(b, element(b, tile.scales, group, 2 * PANEL), tile.first, 2 * LANES)
-    return [_bits(b, read(b, place, 2 * LANES * v, I16)) for v in range(tile.vectors)]
+    return [widened(b, read(b, place, 2 * LANES * v, I16)) for v in range(tile.vectors)]
 
 
 def _accumulate(b: Any, tile: _Tile, sums: Values, weights: Values, x: Any, index: Any) -> Values:

@@ -128,11 +128,13 @@ class Runner:
     def _decodes(self, positions: Sequence[int], rows: Sequence[int], cells: Sequence[torch.Tensor]) -> Decodes:
         device = self.model.device
         ragged = len(set(positions)) > 1
+        lengths = torch.tensor(positions, device=device) + 1
         padded = pad_sequence(list(cells), batch_first=True, padding_value=-1)
         return Decodes(
             rows=torch.tensor(rows, device=device),
             cells=torch.where(padded < 0, padded[:, :1], padded).to(device),
-            position=torch.tensor(positions, device=device).unsqueeze(1) if ragged else None,
+            position=(lengths - 1).unsqueeze(1) if ragged else None,
+            lengths=lengths,
         )
 
     def _segments(self, chunks: Iterable[tuple[Chunk, int]]) -> Iterable[Segment]:

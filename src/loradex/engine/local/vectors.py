@@ -102,3 +102,29 @@ def bfloat16(b: Any, value: Any) -> Any:
     quiet = b.or_(bits, constant(I32, 0x00400000))
     chosen = b.select(b.fcmp_unordered("uno", value, value), quiet, nearest)
     return b.trunc(b.lshr(chosen, constant(I32, 16)), many(I16))
+
+
+def widened(b: Any, value: Any) -> Any:
+    """Return what the bits of bfloat16 mean, as float32."""
+    return b.bitcast(b.shl(b.zext(value, many(I32)), constant(I32, 16)), many(F32))
+
+
+def exponential(b: Any, value: Any) -> Any:
+    """Return e to the power of values that are 0 or less, within a few units of the last place; a NaN stays one.
+
+    Powers below the smallest normal number are 0.
+    """
+    scaled = b.fmul(value, constant(F32, 1.4426950408889634))
+    kept = b.select(b.fcmp_unordered("ult", scaled, constant(F32, -126.0)), constant(F32, -126.0), scaled)
+    # Adding and taking away 1.5 * 2^23 rounds to a whole number, whose bits then are the lowest ones of the sum.
+    magic = constant(F32, 12582912.0)
+    sum_ = b.fadd(kept, magic)
+    rest = b.fsub(kept, b.fsub(sum_, magic))
+    made = constant(F32, 1.5403530e-4)
+    for factor in (1.3333558e-3, 9.6181291e-3, 5.5504109e-2, 0.24022651, 0.69314718, 1.0):
+        made = fma(b, made, rest, constant(F32, factor))
+    power = b.shl(b.bitcast(sum_, many(I32)), constant(I32, 23))
+    found = b.bitcast(b.add(b.bitcast(made, many(I32)), power), many(F32))
+    small = b.fcmp_ordered("olt", scaled, constant(F32, -126.0))
+    found = b.select(small, constant(F32, 0.0), found)
+    return b.select(b.fcmp_unordered("uno", value, value), value, found)
