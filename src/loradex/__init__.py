@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from loradex.llm.llm import LLM
     from loradex.llm.lora_request import LoRARequest
     from loradex.llm.output import CompletionOutput, RequestOutput
-    from loradex.llm.sampling_params import SamplingParams
+    from loradex.llm.sampling_params import GuidedDecodingParams, SamplingParams, StructuredOutputsParams
+    from loradex.manager.manager import ModelManager, get_model_manager
+    from loradex.manager.model import Model
+    from loradex.manager.settings import ModelSettings
     from loradex.service.service import Service
     from loradex.settings import Settings
 
@@ -27,10 +30,14 @@ _HOMES = {
     "AsyncClient": "loradex.client.aio",
     "Client": "loradex.client.client",
     "CompletionOutput": "loradex.llm.output",
+    "GuidedDecodingParams": "loradex.llm.sampling_params",
     "LLM": "loradex.llm.llm",
     "LoRARequest": "loradex.llm.lora_request",
     "LoraConfig": "loradex.arguments.lora_config",
     "LoradexError": "loradex.errors",
+    "Model": "loradex.manager.model",
+    "ModelManager": "loradex.manager.manager",
+    "ModelSettings": "loradex.manager.settings",
     "PeftCacheConfig": "loradex.arguments.cache_config",
     "QuantAlgo": "loradex.arguments.quant_config",
     "QuantConfig": "loradex.arguments.quant_config",
@@ -38,6 +45,8 @@ _HOMES = {
     "SamplingParams": "loradex.llm.sampling_params",
     "Service": "loradex.service.service",
     "Settings": "loradex.settings",
+    "StructuredOutputsParams": "loradex.llm.sampling_params",
+    "get_model_manager": "loradex.manager.manager",
 }
 
 __all__ = [
@@ -46,9 +55,13 @@ __all__ = [
     "AsyncClient",
     "Client",
     "CompletionOutput",
+    "GuidedDecodingParams",
     "LoRARequest",
     "LoraConfig",
     "LoradexError",
+    "Model",
+    "ModelManager",
+    "ModelSettings",
     "PeftCacheConfig",
     "QuantAlgo",
     "QuantConfig",
@@ -56,8 +69,10 @@ __all__ = [
     "SamplingParams",
     "Service",
     "Settings",
+    "StructuredOutputsParams",
     "__version__",
     "errors",
+    "get_model_manager",
 ]
 
 

@@ -20,9 +20,11 @@
     ├── SourceFailed               502  a hub, bucket or web server could not be read
     ├── Overloaded                 503  no room now; a later try may succeed
     ├── EngineFailed               500  the engine broke on this request
+    │   └── AnswerIncomplete       500  an answer ended before the form that it was asked for was complete
     ├── EngineStopped              503  the engine is not running
     ├── RegistryFailed             500  the store could not be read or written
     ├── ConfigInvalid              400  a setting is wrong or unknown
+    │   └── MemoryShort            400  less memory is free than the settings ask for
     ├── MissingExtra               500  an optional dependency is not installed
     └── ServerUnreachable          503  no server answers at that address
 
@@ -33,7 +35,7 @@ each map the tree once; nobody recognises an error by its text.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -216,6 +218,20 @@ class EngineFailed(LoradexError):
     status = 500
 
 
+class AnswerIncomplete(EngineFailed):
+    """The answer ended, at its limit of tokens, before the form that it was asked for was complete.
+
+    `text` is what there is of it.
+    """
+
+    code = "answer_incomplete"
+    default_hint = "Raise `max_tokens`, or bound what the schema leaves open: `maxLength`, `maxItems`"
+
+    def __init__(self, text: str, tokens: int) -> None:
+        super().__init__(f"The answer ended after {tokens} tokens, before it was complete: {text[-80:]!r}")
+        self.text = text
+
+
 class EngineStopped(LoradexError):
     """The engine is not running."""
 
@@ -240,6 +256,25 @@ class ConfigInvalid(LoradexError):
     default_hint = "See every setting and its source with `loradex config show`"
 
 
+class MemoryShort(ConfigInvalid):
+    """Less memory is free than the settings ask for. None was taken.
+
+    Args:
+        free: bytes that are free.
+        wanted: bytes that are wanted, by what for.
+        hint: which setting to lower.
+    """
+
+    code = "memory_short"
+
+    def __init__(self, free: int, wanted: Mapping[str, int], *, hint: str, param: str | None = None) -> None:
+        parts = ", ".join(f"{_gib(size)} for {what}" for what, size in wanted.items())
+        whole = _gib(sum(wanted.values()))
+        super().__init__(f"Free memory ({_gib(free)}) < wanted ({whole}): {parts}", hint=hint, param=param)
+        self.free = free
+        self.wanted = dict(wanted)
+
+
 class MissingExtra(LoradexError):
     """The work needs an optional dependency that is not installed."""
 
@@ -256,6 +291,10 @@ class ServerUnreachable(LoradexError):
     code = "server_unreachable"
     status = 503
     default_hint = "Start one with `loradex serve MODEL`, or name its address with `--url`"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
 
 
 def near(name: str, known: Iterable[str], limit: int = 3) -> list[str]:

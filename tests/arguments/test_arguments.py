@@ -90,16 +90,22 @@ def test_shares_of_a_card_become_bytes_and_what_cannot_fit_is_refused_before_it_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "engine_part", lambda engine, part: Card())
-    with (tmp_path / "model.safetensors").open("wb") as file:
-        file.truncate(2 << 30)
+    monkeypatch.setattr(memory, "weight_bytes", lambda config, folder: 2 << 30)
     cache = PeftCacheConfig(host_cache_size=4096, device_cache_percent=0.5)
     found = with_memory(read(peft_cache_config=cache))
     assert (found.adapter_memory, found.adapter_host_memory) == (7 << 29, 4096)
     engine = EngineConfig(model=str(tmp_path))
     settings = Settings(engine, adapter_memory=1 << 30)
     # Half of 8 GiB, less the one that others hold and 1/16 of what is left, is no room for weights and adapters.
-    with pytest.raises(errors.ConfigInvalid, match=r"leaves 3\.0 GiB \(7\.0 GiB are free\), of which weights"):
+    said = r"\(2\.81 GiB\) < wanted \(3\.00 GiB\): 2\.00 GiB for weights"
+    with pytest.raises(errors.MemoryShort, match=said) as short:
         with_memory(replace(settings, gpu_memory_utilization=0.5))
+    assert "`--gpu-memory-utilization` gives that much of the 7.00 GiB that are free. Raise it" in short.value.hint
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "weight_bytes", lambda config, folder: 9 << 30)
+        with pytest.raises(errors.MemoryShort) as short:
+            with_memory(replace(settings, gpu_memory_utilization=1.0))
+    assert "Free some of the card's memory" in short.value.hint
     left = (7 << 30) - (7 << 26) - (3 << 30)
     assert with_memory(replace(settings, gpu_memory_utilization=1.0)).engine.kv_cache_memory == left
 
@@ -124,7 +130,7 @@ def test_a_request_that_is_none_is_refused_where_it_is_made(wrong: tuple[Any, ..
         LoRARequest(*wrong)
 
 
-@pytest.mark.parametrize("name", ["prompt_logprobs", "use_beam_search", "guided_decoding", "bad_words"])
+@pytest.mark.parametrize("name", ["prompt_logprobs", "use_beam_search", "allowed_token_ids", "bad_words"])
 def test_parameters_that_are_not_offered_are_refused_not_ignored(name: str) -> None:
     with pytest.raises(errors.Unsupported, match=name):
         SamplingParams(**{name: 1})

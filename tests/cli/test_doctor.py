@@ -58,7 +58,7 @@ def test_a_busy_port_is_a_warning(loradex: Loradex, monkeypatch: pytest.MonkeyPa
 
 
 def test_little_room_is_a_warning(loradex: Loradex, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "_available_memory", lambda: 1 << 20)
+    monkeypatch.setattr(checks, "available_memory", lambda: 1 << 20)
     usage = shutil.disk_usage("/")._replace(free=1 << 20)
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: usage)
     monkeypatch.setenv("LORADEX_ENGINE__THREADS", "4096")

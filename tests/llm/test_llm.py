@@ -12,16 +12,19 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel, Field
 
 import loradex
 from loradex import (
     LLM,
+    GuidedDecodingParams,
     LoraConfig,
     LoRARequest,
     PeftCacheConfig,
     QuantAlgo,
     QuantConfig,
     SamplingParams,
+    StructuredOutputsParams,
     errors,
 )
 
@@ -210,3 +213,23 @@ def test_a_program_that_does_not_shut_down_ends_cleanly_and_leaves_nothing(tmp_p
     assert (ran.returncode, ran.stdout) == (0, "medical@1\n"), ran.stderr
     assert not [word for word in ("Traceback", "leaked") if word in ran.stderr], ran.stderr
     assert list(tmp_path.glob("loradex-*")) == []
+
+
+class Advice(BaseModel):
+    topic: str = Field(max_length=12)
+    urgent: bool
+
+
+def test_answers_keep_to_the_form_that_each_prompt_asks_for(llm: LLM) -> None:
+    chat, expected = question("medical")
+    forms = [StructuredOutputsParams(json=Advice), None, {"choice": ["yes", "no"]}]
+    params = [SamplingParams(temperature=0, max_tokens=64, structured_outputs=each) for each in forms]
+    outputs = llm.chat([chat] * 3, params, lora_request=adapter("medical"))
+    json_text, free, choice = (output.outputs[0].text for output in outputs)
+    assert isinstance(Advice.model_validate_json(json_text), Advice)
+    assert free == expected
+    assert choice in ("yes", "no")
+    [older] = llm.chat(chat, SamplingParams(guided_decoding=GuidedDecodingParams(regex="[0-9]{2}")))
+    assert older.outputs[0].text.isdigit()
+    with pytest.raises(errors.InvalidRequest, match="guided_decoding"):
+        SamplingParams(guided_decoding=5)  # type: ignore[arg-type]

@@ -71,7 +71,14 @@ def test_the_openapi_holds_for_every_route(deck: Deck, mode: GenerationMode) -> 
 
 FIELDS = {
     "/v1/completions": ["prompt", "model", "n", "stop", "stop_token_ids", "logit_bias", "logprobs", "seed", "stream"],
-    "/v1/chat/completions": ["messages", "chat_template_kwargs", "response_format", "tools", "top_logprobs", "stream"],
+    "/v1/chat/completions": [
+        "messages",
+        "chat_template_kwargs",
+        "response_format",
+        "structured_outputs",
+        "guided_json",
+        "tools",
+    ],
     "/v1/load_lora_adapter": ["lora_name", "lora_path", "load_inplace", "lora_int_id"],
     "/v1/unload_lora_adapter": ["lora_name", "lora_int_id"],
     "/api/adapters": ["name", "path", "mode", "replace"],

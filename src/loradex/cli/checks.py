@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+from loradex.engine.memory import available_memory
 from loradex.errors import LoradexError
 from loradex.settings import Settings
 
@@ -82,28 +83,13 @@ def _threads(settings: Settings) -> Check:
 
 
 def _memory(settings: Settings) -> Check:
-    available = _available_memory()
+    available = available_memory()
     if available is None:
         return Check("memory", "ok", "unknown on this system")
     shown = f"{available / _GIB:.1f} GiB available"
     if available < settings.engine.kv_cache_memory + _GIB // 2:
         return Check("memory", "warn", shown, "Give a smaller `--kv-cache-memory`, or close other programs")
     return Check("memory", "ok", shown)
-
-
-def _available_memory() -> int | None:
-    """Return the bytes that programs may still use, where the system tells; a container's limit counts."""
-    try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
-        available = int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return None
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):  # no cgroup, or "max"
-        return available
-    return min(available, limit - used)
 
 
 def _existing(path: Path) -> Path:

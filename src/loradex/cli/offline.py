@@ -6,7 +6,6 @@ import builtins
 import getpass
 from collections.abc import Mapping
 from dataclasses import asdict
-from dataclasses import replace as replace_values
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +24,9 @@ from loradex.client.views import (
 )
 from loradex.core.adapter import DEFAULT_ALIAS, AdapterRef
 from loradex.core.defaults import Defaults
-from loradex.errors import AdapterNotFound, ConfigInvalid, Conflict, LoradexError
+from loradex.errors import AdapterNotFound, ConfigInvalid, Conflict
 from loradex.registry.registry import AdapterRecord, Registry
-from loradex.registry.sources.fetch import pinned
+from loradex.registry.taking_in import take_in
 from loradex.settings import Settings
 
 if TYPE_CHECKING:
@@ -89,23 +88,20 @@ class Offline:
         before = self._current(name)
         if before is not None and not replace:
             raise Conflict(f"The adapter `{name}` exists", hint="Leave out `--no-replace` to add a new version")
-        read = Defaults.read(defaults) if defaults is not None else None
-        pin = pinned(sha256)
-        with self._registry.fetched(str(path), self._limit, told=self._progress) as found:
-            staged = self._registry.stage(
-                found.path,
-                self._read_base(found.path),
-                max_rank=self._rank,
-                allow_pickle=allow_pickle,
-                origin=found.origin,
-                sha256="" if pin and found.is_file(pin) else pin,
-            )
-        try:
-            given = replace_values(staged, defaults=read)
-            ref = self._registry.commit(name, given, actor=_actor(), serve=canary is None, canary=canary)
-        except LoradexError:
-            self._registry.discard(staged)
-            raise
+        ref = take_in(
+            self._registry,
+            name,
+            str(path),
+            self._read_base,
+            max_rank=self._rank,
+            limit=self._limit,
+            allow_pickle=allow_pickle,
+            sha256=sha256,
+            defaults=Defaults.read(defaults) if defaults is not None else None,
+            canary=canary,
+            actor=_actor(),
+            told=self._progress,
+        )
         return _change(ref, before)
 
     def check(self, path: Path | str) -> Report:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from loradex.core.grammar import Grammar
 from loradex.errors import InvalidRequest
 
 MAX_LOGPROBS = 20
@@ -32,6 +33,8 @@ class Sampling:
         logprobs: None for none, else how many alternatives to report beside the chosen token.
         logit_bias: token id to a number in [-100, 100], added to its logit.
         skip_special_tokens: leave special tokens out of the text.
+        grammar: the form that the answer must have. It alone says when the answer is complete, so that `min_tokens`
+            cannot go with it and `ignore_eos` changes nothing.
     """
 
     temperature: float = 1.0
@@ -51,6 +54,7 @@ class Sampling:
     logprobs: int | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     skip_special_tokens: bool = True
+    grammar: Grammar | None = None
 
     @property
     def greedy(self) -> bool:
@@ -78,6 +82,12 @@ class Sampling:
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise InvalidRequest(
                 f"min_tokens is {self.min_tokens}, above max_tokens, which is {self.max_tokens}", param="min_tokens"
+            )
+        if self.min_tokens and self.grammar is not None:
+            raise InvalidRequest(
+                f"min_tokens is {self.min_tokens}, and {self.grammar.param} says when the answer is complete",
+                hint="Leave `min_tokens` out",
+                param="min_tokens",
             )
         if self.logprobs is not None:
             _within("logprobs", self.logprobs, 0, MAX_LOGPROBS)

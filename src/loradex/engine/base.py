@@ -8,6 +8,7 @@ from typing import Protocol
 
 from loradex.adapters.adapter import Adapter
 from loradex.core.event import Event
+from loradex.core.grammar import Grammar
 from loradex.core.model import ModelInfo
 from loradex.core.prompt import Prompt
 from loradex.core.request import GenerateRequest
@@ -85,6 +86,15 @@ class Engine(Protocol):
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of token ids, special tokens included."""
+        ...
+
+    async def compile(self, grammar: Grammar) -> None:
+        """Get ready to hold answers to a form, so that a request for it has nothing to wait for or to fail at.
+
+        Raises:
+            InvalidRequest: it has a mistake, or something that cannot be followed.
+            Unsupported: this engine, or its tokenizer, holds answers to none.
+        """
         ...
 
     def footprint(self, adapter: Adapter) -> int:

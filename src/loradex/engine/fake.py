@@ -15,13 +15,22 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from loradex.adapters.adapter import Adapter
 from loradex.adapters.base_model import model_digest
 from loradex.core.event import Event
+from loradex.core.grammar import Grammar
 from loradex.core.model import LinearShape, ModelInfo
 from loradex.core.prompt import ChatPrompt, Prompt
 from loradex.core.request import GenerateRequest
 from loradex.engine.base import EngineStats, LoadReport, Progress, Resident
 from loradex.engine.config import EngineConfig
 from loradex.engine.echo import EOS, Echo
-from loradex.errors import AdapterDamaged, Conflict, EngineFailed, EngineStopped, InvalidRequest, Overloaded
+from loradex.errors import (
+    AdapterDamaged,
+    Conflict,
+    EngineFailed,
+    EngineStopped,
+    InvalidRequest,
+    Overloaded,
+    Unsupported,
+)
 
 ARCHITECTURE = "FakeForCausalLM"
 LAYERS = 2
@@ -123,6 +132,10 @@ class FakeEngine:
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of token ids; the end token shows as `<eos>`."""
         return b"".join(b"<eos>" if token == EOS else bytes((token,)) for token in tokens).decode("utf-8", "replace")
+
+    async def compile(self, grammar: Grammar) -> None:
+        """Raise Unsupported: an echo has the form of what was said."""
+        raise Unsupported("The fake engine holds answers to no form", param=grammar.param)
 
     def footprint(self, adapter: Adapter) -> int:
         """Return the bytes of the adapter's file."""

@@ -16,6 +16,7 @@ from loradex.arguments.arguments import as_settings
 from loradex.arguments.cache_config import PeftCacheConfig
 from loradex.arguments.lora_config import LoraConfig
 from loradex.arguments.quant_config import QuantConfig
+from loradex.core.model import ModelInfo
 from loradex.core.prompt import ChatPrompt, Prompt
 from loradex.errors import InvalidRequest
 from loradex.llm.bar import bar
@@ -28,8 +29,10 @@ from loradex.llm.prompt_run import Asked, Runs
 from loradex.llm.prompts import Conversation, PromptType, read_conversations, read_prompts
 from loradex.llm.sampling_params import SamplingParams
 from loradex.llm.wording import in_arguments
+from loradex.service.memory import base_bytes, with_memory
 from loradex.service.promised import check_promised
 from loradex.service.service import Service
+from loradex.service.views import AdapterView
 from loradex.service.wiring import make_service
 from loradex.settings import Settings
 
@@ -64,6 +67,7 @@ class LLM:
 
     Raises:
         ConfigInvalid, Unsupported: an argument is wrong, or the model cannot be served.
+        MemoryShort: less memory is free than it needs; none was taken.
         FilesNotFound, AdapterInvalid: about an adapter in `lora_config.lora_dir`.
     """
 
@@ -95,14 +99,16 @@ class LLM:
         with in_arguments(), ExitStack() as stack:
             folder = home or stack.enter_context(TemporaryDirectory(prefix="loradex-", ignore_cleanup_errors=True))
             flags = {"engine.model": str(model), "home": folder, "queue_timeout": PATIENCE}
-            settings = Settings.read(flags | as_settings(given | others, str(model)))
+            settings = with_memory(Settings.read(flags | as_settings(given | others, str(model))))
             service = make_service(settings)
             stack.callback(service.registry.close)
             self._loop = stack.enter_context(EventLoop())
             stack.callback(_stop, self._loop, service)
             self._loop.run(_start(service, settings))
             self._service = service
-            self._runs = Runs(service, Deck(service, enabled=enable_lora is not False))
+            self._settings = settings
+            self._deck = Deck(service, enabled=enable_lora is not False)
+            self._runs = Runs(service, self._deck)
             self._end = weakref.finalize(self, _end, self._loop, stack.pop_all())
 
     def generate(
@@ -177,6 +183,34 @@ class LLM:
         """Begin one conversation; otherwise as `generate_async`."""
         [turns] = read_conversations([messages])
         return self._begin([ChatPrompt(turns)], sampling_params, lora_request, streaming, priority)
+
+    @property
+    def info(self) -> ModelInfo:
+        """The base model."""
+        return self._service.info
+
+    def add_lora(self, lora_request: LoRARequest) -> None:
+        """Register an adapter, or a new version of it, now; from then on its name alone may be asked for.
+
+        Raises:
+            LoradexError: its path leads nowhere, or to what cannot be served.
+        """
+        with in_arguments():
+            self._loop.run(self._deck.mix(lora_request))
+
+    def adapters(self) -> list[AdapterView]:
+        """Return every adapter that is known, with the state of its versions."""
+        return self._loop.run(self._service.adapters.list())
+
+    def memory(self) -> dict[str, int]:
+        """Return the bytes of `weights` and `kv_cache`, and of each resident adapter by its name and version."""
+        resident = {
+            f"{view.name}@{each.record.version}": each.device_bytes
+            for view in self.adapters()
+            for each in view.versions
+            if each.resident
+        }
+        return {**base_bytes(self._settings), **resident}
 
     def shutdown(self) -> None:
         """Abort what runs, and free the model. Does nothing the second time."""

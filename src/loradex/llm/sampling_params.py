@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from loradex.core.grammar import Grammar, read_grammar
 from loradex.core.sampling import Sampling
-from loradex.errors import Unsupported
+from loradex.errors import InvalidRequest, Unsupported
 
 _REFUSED = (
     *("prompt_logprobs", "use_beam_search", "logits_processors", "logits_processor", "bad_words", "bad"),
-    *("allowed_token_ids", "structured_outputs", "guided_decoding", "truncate_prompt_tokens"),
-    *("return_context_logits", "return_generation_logits"),
+    *("allowed_token_ids", "truncate_prompt_tokens", "return_context_logits", "return_generation_logits"),
 )
+
+
+@dataclass(kw_only=True, slots=True)
+class StructuredOutputsParams:
+    """The form that an answer must have: one of these, in vLLM's words.
+
+    Attributes:
+        json: a JSON schema, as a mapping or text, or a pydantic model.
+        regex: a pattern that the whole answer matches.
+        choice: texts of which the answer is one.
+        grammar: a context-free grammar, in Lark's or llama.cpp's (GBNF) notation.
+        json_object: any JSON object.
+    """
+
+    json: Any = None
+    regex: str | None = None
+    choice: Sequence[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+
+
+GuidedDecodingParams = StructuredOutputsParams
+"""Its older name."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -35,6 +58,8 @@ class SamplingParams:
         logit_bias: token id to a number that is added to its logit.
         skip_special_tokens: leave special tokens out of the text.
         best_of, detokenize, spaces_between_special_tokens, end_id, pad_id: taken with the values that ask for nothing.
+        structured_outputs, guided_decoding: the form that the answer must have: a `StructuredOutputsParams`, or a
+            mapping with its fields.
         prompt_logprobs, use_beam_search and those after it: refused unless empty; they are not offered.
     """
 
@@ -68,8 +93,8 @@ class SamplingParams:
     bad_words: Sequence[str] | None = None
     bad: str | Sequence[str] | None = None
     allowed_token_ids: Sequence[int] | None = None
-    structured_outputs: Any = None
-    guided_decoding: Any = None
+    structured_outputs: StructuredOutputsParams | Mapping[str, Any] | None = None
+    guided_decoding: StructuredOutputsParams | Mapping[str, Any] | None = None
     truncate_prompt_tokens: int | None = None
     return_context_logits: bool = False
     return_generation_logits: bool = False
@@ -105,7 +130,24 @@ class SamplingParams:
             include_stop=self.include_stop_str_in_output,
             logprobs=self.logprobs,
             logit_bias=dict(self.logit_bias or {}),
+            grammar=self._grammar(),
         )
+
+    def _grammar(self) -> Grammar | None:
+        if self.structured_outputs is not None and self.guided_decoding is not None:
+            raise InvalidRequest(
+                "structured_outputs and guided_decoding exclude one another",
+                hint="Give `structured_outputs` alone",
+                param="guided_decoding",
+            )
+        name = "structured_outputs" if self.guided_decoding is None else "guided_decoding"
+        given = getattr(self, name)
+        if isinstance(given, StructuredOutputsParams):
+            given = asdict(given)
+        if not isinstance(given, Mapping | None):
+            hint = "Give a `StructuredOutputsParams`, or a mapping with its fields"
+            raise InvalidRequest(f"{name} is {str(given)[:64]!r}", hint=hint, param=name)
+        return read_grammar(given or {}, name)
 
 
 _SAME = (

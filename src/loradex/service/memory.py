@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Final
 
 from loradex.engine.factory import engine_part
-from loradex.errors import ConfigInvalid
+from loradex.engine.memory import GIB, require_memory, weight_bytes
+from loradex.errors import ConfigInvalid, MemoryShort
 from loradex.settings import Settings
 
 _WORK: Final = 16
 """One part in so many is kept for what a step computes with."""
-
-_GIB: Final = 1 << 30
 
 
 def with_memory(settings: Settings) -> Settings:
@@ -23,7 +22,8 @@ def with_memory(settings: Settings) -> Settings:
     `gpu_memory_utilization` has no effect on a CPU: what others need of its memory is not ours to guess.
 
     Raises:
-        ConfigInvalid: a share is none, or too small for the weights.
+        ConfigInvalid: a share is none.
+        MemoryShort: it is too small for weights and adapters.
     """
     share, utilization = settings.adapter_memory_share, settings.gpu_memory_utilization
     if utilization is not None and not 0 < utilization <= 1:
@@ -48,19 +48,53 @@ def with_memory(settings: Settings) -> Settings:
     return settings
 
 
+def check_memory(settings: Settings) -> None:
+    """Check that what the settings ask for fits into the memory that is free now, and take none of it.
+
+    Raises:
+        ConfigInvalid: there is no such model or device.
+        MemoryShort: it does not fit.
+    """
+    require_memory(settings.engine, base_folder(settings), free_memory(settings))
+
+
+def free_memory(settings: Settings) -> int | None:
+    """Return the bytes that may still be used where the engine computes; None where that is not known."""
+    device = engine_part(settings.engine_name, "device")
+    return None if device is None else device.free_memory(device.find_device(settings.engine.device))
+
+
+def base_folder(settings: Settings) -> Path:
+    """Return the folder of the base model, which is fetched from the hub where it is no folder.
+
+    Raises:
+        ConfigInvalid: there is no such model.
+    """
+    model = engine_part(settings.engine_name, "model")
+    name, revision = settings.engine.model, settings.engine.revision
+    return Path(name) if model is None else model.find(name, revision)
+
+
+def base_bytes(settings: Settings) -> dict[str, int]:
+    """Return the bytes for `weights` and `kv_cache`, as `check_memory` counts them."""
+    weights = weight_bytes(settings.engine, base_folder(settings))
+    return {"weights": weights, "kv_cache": settings.engine.kv_cache_memory}
+
+
 def _left(settings: Settings, utilization: float, free: int, total: int) -> int:
     """Return the bytes that are left for keys and values."""
-    folder: Path = engine_part(settings.engine_name, "model").find(settings.engine.model, settings.engine.revision)
-    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    adapters = settings.adapter_memory or 0
+    wanted = {"weights": weight_bytes(settings.engine, base_folder(settings)), "adapters": settings.adapter_memory or 0}
     budget = int(utilization * total) - (total - free)
-    left = budget - budget // _WORK - weights - adapters
+    usable = budget - budget // _WORK
+    left = usable - sum(wanted.values())
     if left < 1:
-        share, free_now, took, kept = (f"{size / _GIB:.1f} GiB" for size in (budget, free, weights, adapters))
-        raise ConfigInvalid(
-            f"gpu_memory_utilization {utilization} leaves {share} ({free_now} are free), of which weights take {took} "
-            f"and adapters {kept}: nothing is left for keys and values",
-            hint="Raise `--gpu-memory-utilization`, lower `--adapter-memory`, or quantize with `--quantization`",
+        enough = sum(wanted.values()) <= free - free // _WORK
+        fix = "Raise it, or lower" if enough else "Free some of the card's memory, lower"
+        raise MemoryShort(
+            max(usable, 0),
+            wanted,
+            hint=f"`--gpu-memory-utilization` gives that much of the {free / GIB:.2f} GiB that are free. "
+            f"{fix} `--adapter-memory`, or quantize with `--quantization`",
             param="gpu_memory_utilization",
         )
     return left

@@ -42,12 +42,15 @@ class Rendering:
         """Return tokens and sampling parameters. The defaults of one adapter apply, of several none.
 
         Raises:
-            InvalidRequest: the prompt is empty, or the conversation cannot be rendered.
+            InvalidRequest: the prompt is empty, the conversation cannot be rendered, or the grammar has a mistake.
+            Unsupported: the engine holds answers to no form.
             ContextLengthExceeded: prompt, or prompt and `min_tokens`, do not fit the context.
         """
         defaults = mix.adapters[0].defaults if len(mix.members) == 1 else NO_DEFAULTS
         tokens = await self._encode(defaults.prompt(ask.prompt))
         sampling = defaults.sampled(ask.sampling, ask.fixed, self._engine.info.max_model_len)
+        if sampling.grammar is not None:
+            await self._engine.compile(sampling.grammar)
         return tokens, fit(sampling, len(tokens), self._engine.info)
 
     async def try_out(self, defaults: Defaults) -> None:

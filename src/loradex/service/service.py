@@ -202,7 +202,9 @@ class Service:
         Raises:
             ModelNotFound: `model` means nothing here, and no resolver knows it, or there is no router for `auto`.
             AdapterInvalid, FilesNotFound, SourceFailed: a resolver knows it, and it cannot be served.
-            InvalidRequest: the prompt is empty, the conversation cannot be rendered, or the mix is none.
+            InvalidRequest: the prompt is empty, the conversation cannot be rendered, the mix is none, or the grammar of
+                the answer has a mistake.
+            Unsupported: the engine holds answers to no form.
             ContextLengthExceeded: prompt, or prompt and `min_tokens`, do not fit the context.
             Overloaded: there was no room for the adapter in time.
             AdapterTooLarge: there can be none, or not for all adapters of a mix.

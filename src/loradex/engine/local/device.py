@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from loradex.engine.memory import available_memory
 from loradex.errors import ConfigInvalid
 
 _HINT = "Use `auto`, `cpu`, `cuda` or `cuda:N`"
@@ -36,6 +37,11 @@ def find_device(name: str) -> torch.device:
     if index >= cards:
         raise ConfigInvalid(f"No device {name!r}: torch sees {cards}", hint=f"Use `cuda:0` to `cuda:{cards - 1}`")
     return torch.device("cuda", index)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes of a device's memory that may still be used; None where that is not known."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
 
 
 def card_memory(name: str) -> tuple[int, int] | None:

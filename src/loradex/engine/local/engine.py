@@ -16,6 +16,7 @@ from loradex.adapters.adapter import Adapter
 from loradex.adapters.base_model import read_model_info
 from loradex.adapters.packs import PackFolder
 from loradex.core.event import Event, Finished
+from loradex.core.grammar import Grammar
 from loradex.core.model import ModelInfo
 from loradex.core.prompt import Prompt
 from loradex.core.request import GenerateRequest
@@ -25,7 +26,8 @@ from loradex.engine.local import model as base_model
 from loradex.engine.local.blocks import Blocks
 from loradex.engine.local.change import Weights
 from loradex.engine.local.compiled import compile_kernels
-from loradex.engine.local.device import find_device
+from loradex.engine.local.constraint import Constraints
+from loradex.engine.local.device import find_device, free_memory
 from loradex.engine.local.extras import fit
 from loradex.engine.local.kvcache import KVCache
 from loradex.engine.local.kvcache_fp8 import FP8, Fp8Cache
@@ -42,6 +44,7 @@ from loradex.engine.local.slots import Slots
 from loradex.engine.local.team import dismiss
 from loradex.engine.local.text import Text
 from loradex.engine.local.weights import Contents
+from loradex.engine.memory import require_memory
 from loradex.errors import ConfigInvalid, EngineStopped, Overloaded
 
 SMALL = 64 << 20
@@ -71,6 +74,7 @@ class LocalEngine:
 
         Raises:
             ConfigInvalid: the model cannot be found, read or served, or a setting does not fit it.
+            MemoryShort: less memory is free than it needs.
         """
         tell = progress or (lambda stage, share: None)
         events = asyncio.get_running_loop()
@@ -106,6 +110,10 @@ class LocalEngine:
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of token ids, special tokens included."""
         return self._text.decode(tokens)
+
+    async def compile(self, grammar: Grammar) -> None:
+        """Compile a grammar, off the event loop; see `Constraints.begin` for what it raises."""
+        await asyncio.to_thread(self._constraints.begin, grammar)
 
     def footprint(self, adapter: Adapter) -> int:
         """Return the bytes that an adapter's weights take in the engine's dtype."""
@@ -185,6 +193,8 @@ class LocalEngine:
         key = str(next(self._numbers))
         answer = Answer(key, list(request.tokens), len(request.tokens), sampling, request.mix, seed, request=request.id)
         answer.priority = request.priority
+        if sampling.grammar is not None:
+            answer.constraint = await asyncio.to_thread(self._constraints.begin, sampling.grammar)
         output = Output(self._text, answer, self._eos, self.info.max_model_len)
         messages: asyncio.Queue[Message] = asyncio.Queue()
         self._queues[key] = messages
@@ -231,11 +241,13 @@ class LocalEngine:
         device = find_device(self.config.device)
         tell("model files", 0.0)
         folder = base_model.find(self.config.model, self.config.revision)
+        require_memory(self.config, folder, free_memory(device))
         _set_threads(self.config.threads, folder)
         tell("weights", 0.2)
         self._model = base_model.load(self.config, folder, device)
         self._text = Text(str(folder), None, self._model.vocab_size)
         self._eos = _end_tokens(self._model, self._text)
+        self._constraints = Constraints(self._text.fast, self._model.vocab_size, self._eos)
         tell("cache", 0.8)
         blocks, max_len = _make_blocks(self.config, self._model)
         kind = Fp8Cache if self.config.kv_cache_dtype == "fp8" else KVCache

@@ -239,7 +239,11 @@ class Loop:
         if choice.broken:
             self._drop(key)
             return [(key, EngineFailed("The model's output was not a number; the adapter's weights may be damaged"))]
-        delta, end = job.output.push(job.sequence, choice)
+        try:
+            delta, end = job.output.push(job.sequence, choice)
+        except EngineFailed as error:
+            self._drop(key)
+            return [(key, error)]
         messages: list[tuple[str, Message]] = [(key, delta)]
         if end is not None:
             self._drop(key)

@@ -21,12 +21,20 @@ class Output:
         self._stops = StopText(sampling)
 
     def push(self, sequence: Sequence, choice: Choice) -> tuple[Delta, End | None]:
-        """Take the token just appended to `sequence`; return what to show, and the end if this is it."""
+        """Take the token just appended to `sequence`; return what to show, and the end if this is it.
+
+        Raises:
+            EngineFailed: the form that the answer must have cannot be followed any further.
+        """
         sampling = sequence.sampling
         end = end_after_token(
             choice.token, sequence.output_len, len(sequence.tokens), sampling, self._eos, self._max_len
         )
         ended_by_token = end is not None and end.reason == "stop"
+        if sequence.constraint is not None:
+            sequence.constraint.take(choice.token)
+            if sequence.constraint.complete and not ended_by_token:
+                end = End("stop")
         # The token that ends an answer is not part of its text, unless it was asked for.
         silent = ended_by_token and not sampling.include_stop
         piece = "" if silent else self._detokenizer.push(choice.token)

@@ -6,8 +6,10 @@ import hashlib
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
+from loradex.engine.local.constraint import Constraint
 from loradex.engine.local.sequence import Sequence
 
 FORBIDDEN = float("-inf")
@@ -39,6 +41,7 @@ def sample(logits: torch.Tensor, sequences: Rows[Sequence], eos: tuple[int, ...]
     }
     for row, sequence in zip(logits, sequences, strict=True):
         _adjust(row, sequence, eos)
+    _hold(logits, {i: s.constraint for i, s in enumerate(sequences) if s.constraint is not None})
     # The largest of a row that holds a NaN is NaN, so that no second look at the row is needed.
     peaks, tokens = logits.max(dim=-1)
     broken = peaks.isnan().tolist()
@@ -89,6 +92,19 @@ def _adjust(row: torch.Tensor, sequence: Sequence, eos: tuple[int, ...]) -> None
         output = torch.tensor(sequence.tokens[sequence.prompt_len :], device=row.device)
         tokens, counts = output.unique(return_counts=True)
         row[tokens] -= sampling.presence_penalty + sampling.frequency_penalty * counts.to(row.dtype)
+
+
+def _hold(logits: torch.Tensor, constraints: dict[int, Constraint]) -> None:
+    """Forbid, in place, what the form of some rows does not allow. On a card the masks are made while it computes."""
+    if not constraints:
+        return
+    words = np.zeros((len(constraints), next(iter(constraints.values())).words), dtype=np.int32)
+    for own, constraint in zip(words, constraints.values(), strict=True):
+        constraint.allow(own)
+    bits = np.unpackbits(words.view(np.uint8), axis=1, count=logits.shape[-1], bitorder="little")
+    allowed = torch.from_numpy(bits.view(np.bool_)).to(logits.device)
+    for row, own in zip(constraints, allowed, strict=True):
+        logits[row] = torch.where(own, logits[row], FORBIDDEN)
 
 
 def _draw(logits: torch.Tensor, sequences: Rows[Sequence]) -> torch.Tensor:

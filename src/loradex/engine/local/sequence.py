@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from loradex.core.mix import Mix
 from loradex.core.sampling import Sampling
 from loradex.engine.local.activation import Phase
+from loradex.engine.local.constraint import Constraint
 
 
 @dataclass(slots=True, eq=False)
@@ -27,6 +28,7 @@ class Sequence:
         private: its keys and values come from more than one set of weights, so they are never shared.
         arrival: its number in the order of arrival.
         priority: lower is admitted earlier, and gives way later.
+        constraint: where it is in the form that it must have; None for any form.
     """
 
     id: str
@@ -44,6 +46,7 @@ class Sequence:
     arrival: int = 0
     priority: int = 0
     phases: tuple[Phase, ...] = ()
+    constraint: Constraint | None = None
 
     @property
     def pending(self) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import ConfigDict, Field, JsonValue, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from loradex.core.adapter import Reference
 from loradex.core.defaults import NUMBERS
+from loradex.core.grammar import Grammar, read_grammar
 from loradex.core.mix import Mix, mix_of
 from loradex.core.sampling import MAX_LOGPROBS, Sampling
 from loradex.errors import InvalidRequest, Unsupported
@@ -24,7 +25,6 @@ _REFUSED = {
     "adapter_id": "name the adapter in `model`",
     **dict.fromkeys(
         (
-            *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"),
             *("use_beam_search", "logits_processors", "prompt_logprobs", "truncate_prompt_tokens"),
             *("allowed_token_ids", "bad_words", "prompt_embeds", "suffix", "modalities", "audio"),
             *("tools", "functions", "function_call", "documents", "web_search_options", "return_token_ids"),
@@ -54,10 +54,41 @@ class StreamOptions(Body):
     continuous_usage_stats: bool | None = None
 
 
+class JsonSchema(Body):
+    """A JSON schema with its name. Every schema is kept to, `strict` or not."""
+
+    name: str | None = None
+    schema_: dict[str, JsonValue] | None = Field(None, alias="schema")
+
+
 class ResponseFormat(Body):
-    """The form of the answer; only text is offered."""
+    """The form of the answer: `text` is any, `json_object` some JSON object, `json_schema` one that fits the schema."""
 
     type: str = "text"
+    json_schema: JsonSchema | None = None
+
+    def grammar(self) -> Grammar | None:
+        """Return the grammar of the answer.
+
+        Raises:
+            InvalidRequest: the schema is missing.
+            Unsupported: there is no such type.
+        """
+        if self.type == "json_schema":
+            if self.json_schema is None or self.json_schema.schema_ is None:
+                raise InvalidRequest(
+                    "response_format of type 'json_schema' has no schema",
+                    hint='Give {"type": "json_schema", "json_schema": {"name": "NAME", "schema": {...}}}',
+                    param="response_format",
+                )
+            return Grammar.json(self.json_schema.schema_, "response_format")
+        if self.type == "json_object":
+            return Grammar.json_object("response_format")
+        if self.type != "text":
+            hint = "Use `text`, `json_object` or `json_schema`"
+            what = f"`response_format` of type {self.type[:64]!r} is not offered"
+            raise Unsupported(what, hint=hint, param="response_format")
+        return None
 
 
 class Member(Body):
@@ -98,6 +129,13 @@ class SamplingFields(Body):
     skip_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
     response_format: ResponseFormat | None = None
+    structured_outputs: dict[str, JsonValue] | None = Field(
+        None, description="The form of the answer: one of `json`, `json_object`, `regex`, `choice`, `grammar` (vLLM)"
+    )
+    guided_json: JsonValue = Field(None, description="An older name of `json` in `structured_outputs`, as are the next")
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
     user: str | None = Field(None, description="Who asks: while a canary runs, one user is answered by one version")
     priority: Annotated[Whole, Field(ge=-(2**63), le=2**63 - 1)] | None = Field(
         None, description="Lower is served earlier while requests wait (vLLM); null is 0"
@@ -114,11 +152,7 @@ class SamplingFields(Body):
             if (self.model_extra or {}).get(name) and not _harmless(name, (self.model_extra or {})[name]):
                 hint = f"Leave `{name}` out" + (f" and {instead}" if instead else "")
                 raise Unsupported(f"`{name}` is not offered by this server", param=name, hint=hint)
-        if self.response_format is not None and self.response_format.type != "text":
-            raise Unsupported(
-                f"`response_format` of type {self.response_format.type[:64]!r} is not offered; only text is",
-                param="response_format",
-            )
+        self.grammar()
         if self.stream_options is not None and not self.stream:
             raise InvalidRequest("stream_options needs `stream` to be true", param="stream_options")
         if isinstance(self.stop, list) and len(self.stop) > 4:
@@ -138,6 +172,24 @@ class SamplingFields(Body):
             error.param = "adapters"
             raise
 
+    def grammar(self) -> Grammar | None:
+        """Return the grammar of the answer; None where it may be any text.
+
+        Raises:
+            InvalidRequest: it is none, or there are several.
+            Unsupported: it is of a kind that is not offered.
+        """
+        asked = {"response_format": self.response_format.grammar() if self.response_format else None}
+        asked["structured_outputs"] = read_grammar(self.structured_outputs or {}, "structured_outputs")
+        for word in ("json", "regex", "choice", "grammar"):
+            name = f"guided_{word}"
+            asked[name] = read_grammar({word: getattr(self, name)}, name)
+        given = {name: grammar for name, grammar in asked.items() if grammar is not None}
+        if len(given) > 1:
+            hint = "Give the form of the answer in one of them"
+            raise InvalidRequest(f"{' and '.join(given)} exclude one another", hint=hint, param=list(given)[-1])
+        return next(iter(given.values()), None)
+
     def sampling(self, max_tokens: int | None, logprobs: int | None) -> Sampling:
         """Return the sampling parameters.
 
@@ -154,6 +206,7 @@ class SamplingFields(Body):
             include_stop=bool(self.include_stop_str_in_output),
             logprobs=logprobs,
             logit_bias=self._bias(),
+            grammar=self.grammar(),
         )
 
     def given(self, max_tokens: int | None) -> frozenset[str]:
