@@ -147,11 +147,11 @@ class ModelManager:
         """Return what is known of the base model, or of an adapter; it loads nothing.
 
         There are always `name`, `status`, `use_count` and `memory`, in bytes. Of the base, `status` is `not_loaded`,
-        `loading` or `loaded`; `use_count` says how often it was borrowed, `in_use` by how many it is now, `load_seconds`
-        what the last load took, `memory` what each part takes (`weights`, `kv_cache`, each resident adapter, `total`)
-        and how much of the host's is `available`. Of an adapter, `status` is `not_loaded`, `on_disk`, `in_host_memory`
-        or `resident`; `use_count` says how many answers it gave since the base was loaded, `version` which one the name
-        means.
+        `loading` or `loaded`; `use_count` says how often it was borrowed, `in_use` by how many it is now,
+        `load_seconds` what the last load took, `memory` what each part takes (`weights`, `kv_cache`, each resident
+        adapter, `total`) and how much of the host's is `available`. Of an adapter, `status` is `not_loaded`, `on_disk`,
+        `in_host_memory` or `resident`; `use_count` says how many answers it gave since the base was loaded, `version`
+        which one the name means.
 
         Raises:
             ConfigInvalid: nothing is configured.
