@@ -36,6 +36,7 @@ from loradex.engine.local.vectors import (
     pointer,
     read,
     same,
+    widen,
     widened,
     write,
 )
@@ -129,14 +130,7 @@ def _widen(_: Any, source: Any, count: Any, target: Any, factor: Any) -> Any:
     """Write `count` bfloat16 as float32, times a factor."""
 
     def generate(c: Any, b: Any, s: Any, args: Any) -> Any:
-        source, count, target, factor = args
-
-        def part(i: Any, given: Any) -> Any:
-            value = widened(b, read(b, element(b, source, i, 2 * LANES), 0, I16))
-            write(b, element(b, target, i, 4 * LANES), 0, b.fmul(value, same(b, factor)))
-            return given
-
-        loop(b, b.sdiv(count, I64(LANES)), [], part)
+        widen(b, *args)
         return c.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64, types.float32), generate

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from loradex.engine.local.panels_numba import PANEL, STRIP
+from loradex.engine.local.panel_tile import PANEL, STRIP
 from loradex.engine.local.rounding import GROUP, Rounded
 
 LAYOUT = f"panels-1-{STRIP}"

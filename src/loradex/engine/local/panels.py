@@ -12,8 +12,9 @@ from torch.nn import functional
 from loradex.engine.local import panels_numba as field
 from loradex.engine.local.laid import Laid
 from loradex.engine.local.packed import Aim
-from loradex.engine.local.panels_numba import PANEL, STRIP
+from loradex.engine.local.panel_tile import PANEL, STRIP
 from loradex.engine.local.team import Team
+from loradex.engine.local.vectors import LANES
 
 SCRATCH = 1 << 20
 """Weights written out at a time for a dense product: enough for its speed, and little beside the base."""
@@ -23,6 +24,9 @@ SCRATCH = 1 << 20
 # kernel keeps up with any dense product, and bfloat16 weights are in panels only where no other product is fast.
 _NARROW = {torch.float32: 64, torch.bfloat16: 16}
 _ALL = 1 << 30
+
+_RAW = 64
+"""Rows that each thread widens for itself: less than what a call of torch's costs."""
 
 _KERNELS = {bits: Team(kernel.address) for bits, kernel in ((16, field.bf16), (8, field.int8), (4, field.int4))}
 _UNPACK = {bits: Team(kernel.address) for bits, kernel in ((8, field.unpack8), (4, field.unpack4))}
@@ -66,6 +70,7 @@ class Panels:
         self._job[field.PITCH] = self.count * PANEL
         self._share(self._job, 0, self.count)
         self._address = self._job.ctypes.data
+        self._raw = _RAW * laid.in_features if dtype is torch.bfloat16 and STRIP < PANEL else 0
         self._joins = dtype is torch.bfloat16 and laid.out_features % PANEL == 0
 
     def takes(self, x: torch.Tensor) -> bool:
@@ -78,10 +83,15 @@ class Panels:
         if x.numel() > self._most:
             return self._many(x.reshape(-1, inputs)).view(*x.shape[:-1], outputs)
         x = x.contiguous()
-        wide = x.to(torch.float32)
         y = x.new_empty(*x.shape[:-1], self.count * PANEL)
         own = self._job
-        own[field.TAKEN] = own[field.DONE] = 0
+        own[field.TAKEN] = own[field.DONE] = own[field.THREADS] = 0
+        if x.numel() <= self._raw and x.numel() % LANES == 0:
+            wide = self._scratch.matrix(self._multiply.size, x.numel(), torch.float32)
+            own[field.RAW] = x.data_ptr()
+        else:
+            wide = x.to(torch.float32)
+            own[field.RAW] = 0
         own[field.INPUT], own[field.OUTPUT] = wide.data_ptr(), y.data_ptr()
         own[field.ROWS] = x.numel() // inputs
         own[field.LORA] = 0 if lora is None else lora(x, y, self._multiply.size)

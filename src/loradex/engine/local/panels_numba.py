@@ -15,19 +15,16 @@ written for LLVM, as its vectorizer does not keep such a tile in registers: in N
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from llvmlite.binding import get_host_cpu_features
 from numba import cfunc, njit, types
 from numba.extending import intrinsic
 
 from loradex.engine.local.lora_numba import expand_pieces, shrink_pieces
+from loradex.engine.local.panel_tile import PANEL, STRIP, VECTORS, Tile, codes4, codes8, codes16, scales4
 from loradex.engine.local.vectors import (
     F32,
-    I8,
-    I16,
-    I32,
     I64,
     LANES,
     Values,
@@ -35,20 +32,13 @@ from loradex.engine.local.vectors import (
     broadcast,
     constant,
     element,
-    fetch,
     fma,
     loop,
-    many,
     pointer,
     read,
-    same,
-    widened,
+    widen,
     write,
 )
-
-PANEL = 64
-STRIP = PANEL if get_host_cpu_features().get("avx512f") else LANES
-"""Outputs of a panel that lie together, input by input; see above."""
 
 GROUP = 32  # inputs that share a scale in int4
 
@@ -63,82 +53,20 @@ CODES_STEP = 6  # bytes of a panel's codes
 SCALES = 7  # address of the scales, see `laid`
 SCALES_STEP = 8  # bytes of a panel's scales
 BIAS = 9  # address of float32 [panels, 64]
-INPUT = 10  # address of float32 [rows, inputs]
+INPUT = 10  # address of float32 [rows, inputs]; scratch for as much for each thread, if there is a RAW one
 OUTPUT = 11  # address of [rows, PITCH]; of [inputs, PITCH] for `unpack`, int8 without its scales
 PITCH = 12  # columns of the output
 WIDE = 13  # whether the output is float32; else bfloat16
 DONE = 14  # panels that are done; 0 at the start
 LORA = 15  # address of a job of the LoRA kernel for the same rows, which is done as well; 0 for none
-FIELDS = 16
+RAW = 16  # address of the input in bfloat16, 0 where it is float32; rows * inputs are then a multiple of 16
+THREADS = 17  # threads that have widened it; 0 at the start
+FIELDS = 18
 
 _ROWS_AT_ONCE = 4 if STRIP == PANEL else 6
-_VECTORS = PANEL // LANES
-_AHEAD = 4096  # bytes between what is read and what is asked for; without asking a product takes 1.4 times as long
 
 
-class _Tile(NamedTuple):
-    """Some rows, and a panel's outputs from vector `first` on."""
-
-    rows: int
-    vectors: int
-    first: Any
-    codes: Any
-    scales: Any
-    width: Any
-
-
-def _address(b: Any, tile: _Tile, vector: Any, index: Any, count: int, size: int) -> Any:
-    """Return where the codes of a vector of outputs are for one input; `count` vectors of `size` bytes make a panel."""
-    if STRIP == PANEL:
-        return element(b, element(b, tile.codes, index, count * size), vector, size)
-    return element(b, tile.codes, b.add(b.mul(vector, tile.width), index), size)
-
-
-def _read(b: Any, tile: _Tile, v: int, place: Any, kind: Any, size: int) -> Any:
-    """Read a vector of codes, and ask for a later one where lines begin.
-
-    One row of strips is four streams, which processors read ahead by themselves; to ask as well made it slower.
-    """
-    if v * size % 64 == 0 if STRIP == PANEL else tile.rows > 1:
-        fetch(b, b.add(place, I64(_AHEAD)))
-    return read(b, place, 0, kind)
-
-
-def _codes16(b: Any, tile: _Tile, index: Any) -> Values:
-    """Return the weights of one input, as vectors of float32."""
-    found = []
-    for v in range(tile.vectors):
-        place = _address(b, tile, b.add(tile.first, I64(v)), index, _VECTORS, 2 * LANES)
-        found.append(widened(b, _read(b, tile, v, place, I16, 2 * LANES)))
-    return found
-
-
-def _codes8(b: Any, tile: _Tile, index: Any) -> Values:
-    found = []
-    for v in range(tile.vectors):
-        place = _address(b, tile, b.add(tile.first, I64(v)), index, _VECTORS, LANES)
-        found.append(b.sitofp(b.sext(_read(b, tile, v, place, I8, LANES), many(I32)), many(F32)))
-    return found
-
-
-def _codes4(b: Any, tile: _Tile, index: Any) -> Values:
-    """As `_codes8`; vectors 0 and 1 are the lower bits of two vectors of bytes, 2 and 3 the upper."""
-    found = []
-    for v in range(tile.vectors):
-        vector = b.add(tile.first, I64(v))
-        place = _address(b, tile, b.and_(vector, I64(1)), index, _VECTORS // 2, LANES)
-        word = b.sext(_read(b, tile, v, place, I8, LANES), many(I32))
-        left = b.mul(b.sub(I32(7), b.trunc(b.lshr(vector, I64(1)), I32)), I32(4))
-        found.append(b.sitofp(b.ashr(b.shl(word, same(b, left)), constant(I32, 28)), many(F32)))
-    return found
-
-
-def _scales4(b: Any, tile: _Tile, group: Any) -> Values:
-    place = element(b, element(b, tile.scales, group, 2 * PANEL), tile.first, 2 * LANES)
-    return [widened(b, read(b, place, 2 * LANES * v, I16)) for v in range(tile.vectors)]
-
-
-def _accumulate(b: Any, tile: _Tile, sums: Values, weights: Values, x: Any, index: Any) -> Values:
+def _accumulate(b: Any, tile: Tile, sums: Values, weights: Values, x: Any, index: Any) -> Values:
     """Add the products of one input to the sums of all rows, `[rows, vectors]`; `x` is the address of the first row."""
     made = []
     for row in range(tile.rows):
@@ -148,35 +76,35 @@ def _accumulate(b: Any, tile: _Tile, sums: Values, weights: Values, x: Any, inde
     return made
 
 
-def _zeros(tile: _Tile) -> Values:
+def _zeros(tile: Tile) -> Values:
     return [constant(F32, 0.0)] * (tile.rows * tile.vectors)
 
 
-def _sums16(b: Any, tile: _Tile, x: Any) -> Values:
+def _sums16(b: Any, tile: Tile, x: Any) -> Values:
     """Return the products of the tile's rows with its outputs."""
-    return loop(b, tile.width, _zeros(tile), lambda i, given: _accumulate(b, tile, given, _codes16(b, tile, i), x, i))
+    return loop(b, tile.width, _zeros(tile), lambda i, given: _accumulate(b, tile, given, codes16(b, tile, i), x, i))
 
 
-def _sums8(b: Any, tile: _Tile, x: Any) -> Values:
-    sums = loop(b, tile.width, _zeros(tile), lambda i, given: _accumulate(b, tile, given, _codes8(b, tile, i), x, i))
+def _sums8(b: Any, tile: Tile, x: Any) -> Values:
+    sums = loop(b, tile.width, _zeros(tile), lambda i, given: _accumulate(b, tile, given, codes8(b, tile, i), x, i))
     place = element(b, tile.scales, tile.first, 4 * LANES)
     factors = [read(b, place, 4 * LANES * v, F32) for v in range(tile.vectors)]
     return [b.fmul(each, factors[n % tile.vectors]) for n, each in enumerate(sums)]
 
 
-def _sums4(b: Any, tile: _Tile, x: Any) -> Values:
+def _sums4(b: Any, tile: Tile, x: Any) -> Values:
     def group(number: Any, sums: Values) -> Values:
-        factors = _scales4(b, tile, number)
+        factors = scales4(b, tile, number)
         first = b.mul(number, I64(GROUP))
 
         def scaled(offset: Any, given: Values) -> Values:
             index = b.add(first, offset)
-            weights = [b.fmul(*pair) for pair in zip(_codes4(b, tile, index), factors, strict=True)]
+            weights = [b.fmul(*pair) for pair in zip(codes4(b, tile, index), factors, strict=True)]
             return _accumulate(b, tile, given, weights, x, index)
 
         def plain(offset: Any, given: Values) -> Values:
             index = b.add(first, offset)
-            return _accumulate(b, tile, given, _codes4(b, tile, index), x, index)
+            return _accumulate(b, tile, given, codes4(b, tile, index), x, index)
 
         if tile.rows > 2:  # sums of the group would not fit into the registers
             return loop(b, I64(GROUP), sums, scaled)
@@ -201,23 +129,24 @@ def _fields(b: Any, job: Any, *names: int) -> Values:
     return [b.load(pointer(b, b.add(job, I64(8 * name)), I64)) for name in names]
 
 
-def _tile_of(b: Any, job: Any, number: Any, rows: int, vectors: int, first: Any) -> _Tile:
+def _tile_of(b: Any, job: Any, number: Any, rows: int, vectors: int, first: Any) -> Tile:
     """Return a tile of the panel `number`."""
     codes, step, scales, scales_step, width = _fields(b, job, CODES, CODES_STEP, SCALES, SCALES_STEP, WIDTH)
     panel = b.add(codes, b.mul(number, step))
-    return _Tile(rows, vectors, first, panel, b.add(scales, b.mul(number, scales_step)), width)
+    return Tile(rows, vectors, first, panel, b.add(scales, b.mul(number, scales_step)), width)
 
 
 def _multiplied(rows: int, sums: Callable[..., Values]) -> Any:
     """Return an intrinsic: multiply `rows` rows from `row` on with outputs of the panel `number`, add the bias, store.
 
-    The outputs are those of as many vectors as `_vectors` has for so many rows, from vector `first` on.
+    `x` is the address of the input. The outputs are those of as many vectors as `_vectors` has for so many rows, from
+    vector `first` on.
     """
 
     def generate(c: Any, b: Any, s: Any, arguments: Sequence[Any]) -> Any:
-        job, number, row, first = arguments
+        job, number, x, row, first = arguments
         tile = _tile_of(b, job, number, rows, _vectors(rows), first)
-        bias, x, output, pitch, wide = _fields(b, job, BIAS, INPUT, OUTPUT, PITCH, WIDE)
+        bias, output, pitch, wide = _fields(b, job, BIAS, OUTPUT, PITCH, WIDE)
         column = b.add(b.mul(number, I64(PANEL)), b.mul(first, I64(LANES)))
         added = [read(b, element(b, bias, column, 4), 4 * LANES * v, F32) for v in range(tile.vectors)]
         found = sums(b, tile, element(b, x, b.mul(row, tile.width), 4))
@@ -227,42 +156,42 @@ def _multiplied(rows: int, sums: Callable[..., Values]) -> Any:
             _put(b, output, place, wide, [b.fadd(*pair) for pair in zip(own, added, strict=True)])
         return c.get_dummy_value()
 
-    return _of_four(generate)
+    return _of_five(generate)
 
 
 def _writer(bits: int) -> Any:
     """Return an intrinsic: write out the weights of the panel `number`, input by input; the rest has no meaning."""
 
     def generate(c: Any, b: Any, s: Any, arguments: Sequence[Any]) -> Any:
-        job, number, _, first = arguments
-        tile = _tile_of(b, job, number, 1, _VECTORS, first)
+        job, number, _, _, first = arguments
+        tile = _tile_of(b, job, number, 1, VECTORS, first)
         output, pitch, wide = _fields(b, job, OUTPUT, PITCH, WIDE)
         column = b.mul(number, I64(PANEL))
 
         def plain(index: Any, given: Values) -> Values:
-            _put(b, output, b.add(b.mul(index, pitch), column), wide, _codes8(b, tile, index))
+            _put(b, output, b.add(b.mul(index, pitch), column), wide, codes8(b, tile, index))
             return given
 
         def group(g: Any, given: Values) -> Values:
             def scaled(offset: Any, factors: Values) -> Values:
                 index = b.add(b.mul(g, I64(GROUP)), offset)
-                weights = [b.fmul(*pair) for pair in zip(_codes4(b, tile, index), factors, strict=True)]
+                weights = [b.fmul(*pair) for pair in zip(codes4(b, tile, index), factors, strict=True)]
                 _put(b, output, b.add(b.mul(index, pitch), column), wide, weights)
                 return factors
 
-            loop(b, I64(GROUP), _scales4(b, tile, g), scaled)
+            loop(b, I64(GROUP), scales4(b, tile, g), scaled)
             return given
 
         loop(b, tile.width if bits == 8 else b.sdiv(tile.width, I64(GROUP)), [], plain if bits == 8 else group)
         return c.get_dummy_value()
 
-    return _of_four(generate)
+    return _of_five(generate)
 
 
-def _of_four(generate: Callable[..., Any]) -> Any:
+def _of_five(generate: Callable[..., Any]) -> Any:
     @intrinsic
-    def made(_: Any, job: Any, number: Any, row: Any, first: Any) -> Any:
-        return types.void(*[types.int64] * 4), generate
+    def made(_: Any, job: Any, number: Any, x: Any, row: Any, first: Any) -> Any:
+        return types.void(*[types.int64] * 5), generate
 
     return made
 
@@ -287,9 +216,20 @@ def _take(_: Any, address: Any, count: Any) -> Any:
     return types.int64(types.int64, types.int64), generate
 
 
+@intrinsic
+def _widen(_: Any, source: Any, count: Any, target: Any) -> Any:
+    """Write bfloat16 as float32."""
+
+    def generate(c: Any, b: Any, s: Any, args: Any) -> Any:
+        widen(b, *args)
+        return c.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), generate
+
+
 def _vectors(rows: int) -> int:
     """Return how many vectors of outputs have room for their sums in registers, for so many rows."""
-    return _VECTORS if STRIP == PANEL or rows == 1 else 2 if rows < 4 else 1
+    return VECTORS if STRIP == PANEL or rows == 1 else 2 if rows < 4 else 1
 
 
 _WIDE_1, _WIDE_2, _WIDE_3, _WIDE_4, _WIDE_5, _WIDE_6 = (_vectors(rows) for rows in range(1, 7))
@@ -300,31 +240,31 @@ def _multiplier(sums: Callable[..., Values]) -> Any:
     one, two, three, four, five, six = (_multiplied(rows, sums) for rows in range(1, 7))
 
     @njit(inline="always")
-    def tile(job: Any, panel: Any, row: Any, rows: Any, first: Any) -> None:
+    def tile(job: Any, panel: Any, x: Any, row: Any, rows: Any, first: Any) -> None:
         """Multiply some rows with the outputs from vector `first` on, if a tile of so many rows begins there."""
         if rows == 1 and first % _WIDE_1 == 0:
-            one(job, panel, row, first)
+            one(job, panel, x, row, first)
         elif rows == 2 and first % _WIDE_2 == 0:
-            two(job, panel, row, first)
+            two(job, panel, x, row, first)
         elif rows == 3 and first % _WIDE_3 == 0:
-            three(job, panel, row, first)
+            three(job, panel, x, row, first)
         elif rows == 4 and first % _WIDE_4 == 0:
-            four(job, panel, row, first)
+            four(job, panel, x, row, first)
         elif rows == 5 and first % _WIDE_5 == 0:
-            five(job, panel, row, first)
+            five(job, panel, x, row, first)
         elif rows == 6 and first % _WIDE_6 == 0:
-            six(job, panel, row, first)
+            six(job, panel, x, row, first)
 
     @njit(inline="always")
-    def multiply(job: Any, panel: Any) -> None:
+    def multiply(job: Any, panel: Any, x: Any) -> None:
         """Multiply all rows with a panel; after the first ones its codes are in the cache."""
         rows = _field(job, ROWS)
         tiles = (rows + _ROWS_AT_ONCE - 1) // _ROWS_AT_ONCE
-        for first in range(0, _VECTORS, _NARROWEST):
+        for first in range(0, VECTORS, _NARROWEST):
             row = 0
             for number in range(tiles):
                 count = (rows - row) // (tiles - number)
-                tile(job, panel, row, count, first)
+                tile(job, panel, x, row, count, first)
                 row += count
 
     return multiply
@@ -334,8 +274,8 @@ def _unpacker(bits: int) -> Any:
     put = _writer(bits)
 
     @njit(inline="always")
-    def unpack(job: Any, panel: Any) -> None:
-        put(job, panel, 0, 0)
+    def unpack(job: Any, panel: Any, x: Any) -> None:
+        put(job, panel, x, 0, 0)
 
     return unpack
 
@@ -344,11 +284,15 @@ def _runner(work: Any) -> Any:
     @njit
     def run(job: Any) -> None:
         """Take panels until none is left, then pieces of the LoRA job."""
-        share, panels, done = _field(job, SHARE), _field(job, PANELS), 0
+        share, panels, done, x = _field(job, SHARE), _field(job, PANELS), 0, _field(job, INPUT)
+        if _field(job, RAW):
+            count = _field(job, ROWS) * _field(job, WIDTH)
+            x += 4 * count * _take(job + 8 * THREADS, 1)
+            _widen(_field(job, RAW), count, x)
         first = _take(job, share)
         while first < panels:
             for panel in range(first, min(first + share, panels)):
-                work(job, panel)
+                work(job, panel, x)
                 done += 1
             first = _take(job, share)
         lora = _field(job, LORA)

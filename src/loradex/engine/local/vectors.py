@@ -109,6 +109,18 @@ def widened(b: Any, value: Any) -> Any:
     return b.bitcast(b.shl(b.zext(value, many(I32)), constant(I32, 16)), many(F32))
 
 
+def widen(b: Any, source: Any, count: Any, target: Any, factor: Any = None) -> None:
+    """Write `count` bfloat16 (a multiple of 16) at one address as float32 at another, times a factor."""
+    times = None if factor is None else same(b, factor)
+
+    def part(i: Any, given: Values) -> Values:
+        value = widened(b, read(b, element(b, source, i, 2 * LANES), 0, I16))
+        write(b, element(b, target, i, 4 * LANES), 0, value if times is None else b.fmul(value, times))
+        return given
+
+    loop(b, b.sdiv(count, I64(LANES)), [], part)
+
+
 def exponential(b: Any, value: Any) -> Any:
     """Return e to the power of values that are 0 or less, within a few units of the last place; a NaN stays one.
 
