@@ -69,7 +69,7 @@ def run(plan: Plan, workload: Workload) -> Result:
         folders = adapter_folders(plan.model, plan.kind, plan.adapters, engine.info.linears, Path(spare), tell)
         adapters = [read_adapter(folder) for folder in folders]
         for adapter in adapters:
-            runner.install(adapter.digest, engine._loader.read(adapter))
+            runner.install(adapter.digest, engine._loader._load(adapter, engine._fit))
     for each in replace(workload, vocab_size=engine.info.vocab_size).make():
         mix = Mix.of(adapters[each.adapter].digest)
         sampling = Sampling(max_tokens=each.output, temperature=0.0, ignore_eos=True)

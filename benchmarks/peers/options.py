@@ -21,10 +21,11 @@ RUNS = Path(__file__).parents[1] / "runs"
 
 @dataclass(frozen=True)
 class Options:
-    """A plan, a workload, and where the result goes."""
+    """A plan, a workload, the dtype in which the peer computes, and where the result goes."""
 
     plan: Plan
     workload: Workload
+    dtype: str
     out: Path
 
 
@@ -38,6 +39,12 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--input", default="128", help="prompt tokens")
     made.add_argument("--output", default="32", help="answer tokens")
     made.add_argument("--pairs", type=int, default=5, help="measurements of each side, in turn")
+    made.add_argument(
+        "--peer-dtype",
+        default="bfloat16",
+        choices=("bfloat16", "float32"),
+        help="in which the peer computes: float32 is its better one on processors without bfloat16",
+    )
     made.add_argument("--name", help="of the result")
     made.add_argument("--out", type=Path, help="file of the result; benchmarks/runs/NAME.json when left out")
     return made
@@ -51,7 +58,7 @@ def read(given: argparse.Namespace, peer: str) -> Options:
     plan = Plan("local", EngineConfig(), given.model, kind, adapters, given.batch, given.pairs, name)
     lengths = Length.parse(given.input), Length.parse(given.output)
     workload = Workload(given.batch, adapters, given.popularity, 1.0, *lengths)
-    return Options(plan, workload, given.out or RUNS / f"{name}.json")
+    return Options(plan, workload, given.peer_dtype, given.out or RUNS / f"{name}.json")
 
 
 def tell(stage: str, share: float) -> None:

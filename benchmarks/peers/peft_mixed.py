@@ -81,10 +81,10 @@ class Worker:
 
 
 @contextmanager
-def worker(python: Path, base: Path, adapters: Sequence[Path]) -> Iterator[Worker]:
+def worker(python: Path, base: Path, adapters: Sequence[Path], dtype: str) -> Iterator[Worker]:
     """Run the worker while the body runs."""
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump({"base": str(base), "adapters": [str(path) for path in adapters]}, file)
+        json.dump({"base": str(base), "adapters": [str(path) for path in adapters], "dtype": dtype}, file)
         file.flush()
         command = [str(python), str(WORKER), file.name]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -104,11 +104,11 @@ async def run(given: options.Options, python: Path) -> Result:
     async with engine_bed(given.plan, options.tell) as bed:
         workload = replace(given.workload, vocab_size=bed.info.vocab_size)
         paths = [adapter.path for adapter in bed.adapters]
-        with worker(python, base_folder(given.plan.model), paths) as peft:
+        with worker(python, base_folder(given.plan.model), paths, given.dtype) as peft:
             found = await _compare(bed, peft, workload.make(), given.plan.pairs)
         floor = await measure(given.plan.engine, bed.info.dtype, bed.info.device)
         a = Side(f"loradex {version('loradex')}", EngineTarget(bed.engine, bed.digests), workload.make(), bed.cost)
-        ratios = rows(a, replace(a, name=f"peft {PEFT}"), found, floor)
+        ratios = rows(a, replace(a, name=f"peft {PEFT} in {given.dtype}"), found, floor)
         model = bed.describe(given.plan.kind)
     raw = {"a": [run.describe() for run in found.a], "b": [run.describe() for run in found.b]}
     return record.result(ratios, floor=floor, workload=workload.describe(), model=model, raw=raw)

@@ -29,15 +29,15 @@ class Clock(StoppingCriteria):
         return torch.zeros(input_ids.shape[0], dtype=torch.bool)
 
 
-def load(base: str, adapters: list[str]) -> Any:
-    """Load the base, and every adapter in its own dtype, as ours are."""
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+def load(base: str, adapters: list[str], dtype: str) -> Any:
+    """Load base and adapters in one dtype, as ours are."""
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
     for index, path in enumerate(adapters):
         if index == 0:
             model = PeftModel.from_pretrained(model, path, adapter_name="0", autocast_adapter_dtype=False)
         else:
             model.load_adapter(path, adapter_name=str(index), autocast_adapter_dtype=False)
-    return model.eval()
+    return model.to(getattr(torch, dtype)).eval()
 
 
 @torch.inference_mode()
@@ -65,7 +65,7 @@ def answer(model: Any, question: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Answer until the input ends."""
     given = json.loads(Path(sys.argv[1]).read_text())
-    model = load(given["base"], given["adapters"])
+    model = load(given["base"], given["adapters"], given["dtype"])
     for line in sys.stdin:
         question = json.loads(line)
         print(json.dumps(answer(model, question) if question else {}), flush=True)

