@@ -52,6 +52,7 @@ def test_the_commands_are_those_of_the_issue() -> None:
         "set",
         "rm",
         "history",
+        "pull",
     )
     verbs = {f"adapter {verb}" for verb in names}
     others = {
@@ -69,11 +70,12 @@ def test_the_commands_are_those_of_the_issue() -> None:
         "route ask",
         "route evaluate",
         "demo",
+        "hotfix-test",
         "doctor",
         "config show",
         "config init",
     }
-    measures = {f"bench {verb}" for verb in ("throughput", "latency", "swap", "scale", "report", "model")}
+    measures = {f"bench {verb}" for verb in ("throughput", "latency", "serve", "swap", "scale", "report", "model")}
     assert visible == verbs | others | measures
 
 

@@ -178,7 +178,6 @@ async def test_usage_comes_last_when_it_is_asked_for(shared: App) -> None:
         ({"guided_json": {}, "guided_regex": "a"}, "guided_regex", "invalid_request"),
         ({"guided_json": 5}, "guided_json", "invalid_request"),
         ({"guided_regex": "a", "min_tokens": 2}, "min_tokens", "invalid_request"),
-        ({"lora_request": {"lora_name": "x"}}, "lora_request", "unsupported"),
         ({"model": 5}, "model", "invalid_request"),
     ],
 )

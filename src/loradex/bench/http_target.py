@@ -131,7 +131,7 @@ class HttpTarget:
         """
         model = self._names[request.adapter] if request.adapter is not None else self._base
         seen, counted = 0, 0
-        async for piece in pieces(self._client, fixed(model, request.tokens, request.output)):
+        async for piece in pieces(self._client, fixed(model, request.prompt, request.output)):
             counted = max(counted, piece.counted)
             if piece.text:
                 seen += 1

@@ -1,4 +1,4 @@
-"""Who asks for which adapter: Punica's four popularities, and S-LoRA's power law in both readings.
+"""Who asks for which adapter: Punica's four popularities, S-LoRA's power law in both readings, and vLLM's two ways.
 
 Pure and seeded. Adapters are numbers from 0; the first is the most popular one.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from loradex.errors import ConfigInvalid, near
 
 PUNICA: Final = ("distinct", "uniform", "skewed", "identical")
-DRAWN: Final = ("power", "zipf")
+DRAWN: Final = ("power", "zipf", "random", "round-robin")
 NAMES: Final = (*PUNICA, *DRAWN, "base")
 GROWTH: Final = 1.5
 """Punica calls its skewed popularity Zipf-1.5; its code makes groups that grow by this factor."""
@@ -82,6 +82,10 @@ def assign(name: str, requests: int, adapters: int, *, alpha: float = 1.0, seed:
         return power_function(alpha, adapters, requests, seed)
     if name == "zipf":
         return zipf(alpha, adapters, requests, seed)
+    if name == "random":
+        return zipf(0.0, adapters, requests, seed)
+    if name == "round-robin":
+        return [index % adapters for index in range(requests)]
     sizes = group_sizes(name, requests)
     if len(sizes) > adapters:
         raise ConfigInvalid(

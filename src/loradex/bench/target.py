@@ -63,7 +63,7 @@ class ServiceTarget:
     async def stream(self, request: Request) -> AsyncIterator[int]:
         """Yield the number of new tokens, as they come."""
         name = self._names[request.adapter] if request.adapter is not None else None
-        answer = await self._service.generate(Ask(name, request.tokens, _sampling(request)))
+        answer = await self._service.generate(Ask(name, request.prompt, _sampling(request)))
         try:
             async for _, event in answer.events():
                 if isinstance(event, Delta):

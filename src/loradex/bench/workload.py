@@ -20,13 +20,22 @@ LOWEST_TOKEN = 10
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request. `adapter` is its number or None for the base, `at` the second at which it comes."""
+    """One request. `adapter` is its number or None for the base, `at` the second at which it comes.
+
+    Its prompt is `tokens`, or `text` where there are none.
+    """
 
     index: int
     adapter: int | None
     tokens: tuple[int, ...]
     output: int
     at: float = 0.0
+    text: str = ""
+
+    @property
+    def prompt(self) -> str | tuple[int, ...]:
+        """What is sent."""
+        return self.tokens or self.text
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ def rewritten(argv: Sequence[str]) -> list[str]:
         words = words[early:] + words[:early]
     if words[:1] == ["route"] and len(words + rest) > 1 and (words + rest)[1] not in _ROUTE:
         words.insert(1, "ask")
-    return _repeated(words) + rest
+    return _repeated(words, bare=words[:2] == ["bench", "serve"]) + rest
 
 
 def _dashed(word: str) -> str:
@@ -37,12 +37,12 @@ def _dashed(word: str) -> str:
     return ("--config" if name == _SETTINGS else name) + sign + value
 
 
-def _repeated(words: Sequence[str]) -> list[str]:
-    """Name `--lora-modules` again before each further value."""
+def _repeated(words: Sequence[str], *, bare: bool) -> list[str]:
+    """Name `--lora-modules` again before each further value; `bare` ones are names alone, as in `vllm bench serve`."""
     out: list[str] = []
     taking = False
     for word in words:
-        value = "=" in word or word.startswith("{")
+        value = bare or "=" in word or word.startswith("{")
         taking = word == _SEVERAL or (taking and value and not word.startswith("-"))
         if taking and word != _SEVERAL and out[-1] != _SEVERAL:
             out.append(_SEVERAL)

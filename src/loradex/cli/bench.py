@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loradex.cli import bench_options as given
+from loradex.cli import bench_serve
 from loradex.cli.bench_options import FLAGS, changed, count_adapters, make_plan, make_workload
 from loradex.cli.bench_output import hand_out
 from loradex.cli.command import command
@@ -31,6 +32,9 @@ app = typer.Typer(
 )
 
 
+bench_serve.register(app)
+
+
 def _run(out: Output, file: str | None, pairs: int, work: Callable[[Tell], Coroutine[Any, Any, Result]]) -> None:
     if pairs < given.LEAST_PAIRS:
         out.say(f"{pairs} pairs say too little about their spread; {given.LEAST_PAIRS} or more do", style="yellow")
@@ -48,6 +52,7 @@ def _run(out: Output, file: str | None, pairs: int, work: Callable[[Tell], Corou
         "loradex bench throughput --model ./qwen --class a-ref --batch 16 --popularity skewed",
         "loradex bench throughput --model ./qwen --batch 1 --versus dtype=float32",
         "loradex bench throughput --url http://127.0.0.1:8000 --against-url http://127.0.0.1:8001",
+        "loradex bench throughput --model ./qwen --dataset requests.jsonl --num-requests 64 --concurrency 16",
     ),
 )
 def throughput(
@@ -66,17 +71,27 @@ def throughput(
     versus: given.Versus = None,
     url: given.Url = None,
     against: given.Against = None,
+    dataset: bench_serve.Rows = None,
+    requests: bench_serve.Requests = None,
+    concurrency: bench_serve.Concurrency = 0,
     name: given.Name = None,
     file: given.File = None,
 ) -> None:
     """Tokens a second of mixed adapters against the base.
 
     All requests come at once. End to end, prefill and decode are told apart; tokens of the prompt do not count as
-    output. With `--versus` or `--against-url` side B answers the same requests elsewhere.
+    output. With `--versus` or `--against-url` side B answers the same requests elsewhere. With `--dataset` those
+    requests are answered once, as trtllm-bench does.
     """
     from loradex.bench.servers import two_sides
     from loradex.bench.throughput import throughput, throughput_of
 
+    if url if dataset is not None else requests or concurrency:
+        hint = "loradex bench serve measures a dataset, or a number of requests, on a server"
+        raise ConfigInvalid("--num-requests and --concurrency belong to --dataset, which excludes --url", hint=hint)
+    if dataset is not None:
+        bench_serve.of_dataset(out, settings, model, dataset, requests, concurrency, file)
+        return
     decks = count_adapters(popularity, batch, adapters)
     title = f"throughput-{kind}-b{batch}-{popularity}" + ("-versus" if versus else "-servers" if url else "")
     plan = make_plan(settings, model, kind, decks, batch, pairs, name or title)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loradex.cli.command import Flag
+from loradex.cli.target import Target
 from loradex.errors import ConfigInvalid
 from loradex.settings import Settings
 
 if TYPE_CHECKING:
     from loradex.bench.bed import Plan
     from loradex.bench.workload import Workload
-    from loradex.cli.target import Target
     from loradex.engine.config import EngineConfig
 
 FLAGS = (
@@ -102,10 +102,8 @@ def make_plan(
     from loradex.bench.bed import Plan
     from loradex.bench.shape import adapter_class
 
-    if model is not None and not model.is_dir():
-        raise ConfigInvalid(f"There is no folder {model}", hint=f"Make it: loradex bench model {model}")
-    folder = model or Path(__file__).parents[1] / "assets" / "demo"
-    return Plan(settings.engine_name, settings.engine, folder, adapter_class(kind), adapters, batch, pairs, name)
+    chosen = settings.engine_name, settings.engine, model_folder(model), adapter_class(kind)
+    return Plan(*chosen, adapters, batch, pairs, name)
 
 
 def live_adapters(target: Target, sources: list[str] | None, model: Path | None, kind: str) -> list[str]:
@@ -122,6 +120,17 @@ def live_adapters(target: Target, sources: list[str] | None, model: Path | None,
         make = f"loradex bench model {model or 'DIR'} --class {kind} --adapters 4"
         raise ConfigInvalid("It takes two adapters or more", hint=f"Name them with `--source PATH`, or: {make}")
     return found
+
+
+def model_folder(model: Path | None) -> Path:
+    """Return the folder that was named, or the demo's.
+
+    Raises:
+        ConfigInvalid: there is none.
+    """
+    if model is not None and not model.is_dir():
+        raise ConfigInvalid(f"There is no folder {model}", hint=f"Make it: loradex bench model {model}")
+    return model or Path(__file__).parents[1] / "assets" / "demo"
 
 
 def make_workload(

@@ -39,39 +39,45 @@ class Choice:
 class Answers:
     """Answers under way. Close them, whatever happens: they hold leases."""
 
-    def __init__(self, answers: Sequence[Answer], n: int) -> None:
+    def __init__(self, answers: Sequence[Answer], n: int, model: str) -> None:
         self._answers = answers
+        self._model = model
         self._n = n
         self.ends: dict[int, Finished] = {}
         """How each answer ended, by its index, as far as `events` has come."""
 
     @classmethod
     async def begin(cls, service: Service, asks: Sequence[Ask]) -> Answers:
-        """Begin an answer to each, which differ in their prompts alone.
+        """Begin an answer to each, which differ in their prompts and in `adapters` alone.
 
         Raises:
             LoradexError: any prompt is refused; then none is answered.
         """
         begun: list[Answer] = []
+        pinned: dict[Mix[Reference], Mix[Reference]] = {}
+        models: dict[str, None] = {}
         try:
             for ask in asks:
-                if begun:  # a replace between two prompts must not make two versions speak in one reply
-                    pinned = begun[0].mix.map(lambda ref: Reference(ref.name, version=ref.version))
-                    ask = replace(ask, model=None, adapters=pinned)
+                asked = ask.adapters
+                if asked in pinned:  # a replace between two prompts must not make two versions speak in one reply
+                    ask = replace(ask, model=None, adapters=pinned[asked])
                 begun.append(await service.generate(ask))
+                if asked not in pinned:
+                    models[begun[-1].model] = None
+                    pinned[asked] = begun[-1].mix.map(lambda ref: Reference(ref.name, version=ref.version))
         except BaseException:
             for answer in begun:
                 await answer.aclose()
             raise
-        return cls(begun, asks[0].n)
+        return cls(begun, asks[0].n, ", ".join(models))
 
     def __len__(self) -> int:
         return len(self._answers) * self._n
 
     @property
     def model(self) -> str:
-        """The name that answers."""
-        return self._answers[0].model
+        """The name that answers; several, one after the other, where the prompts ask for different ones."""
+        return self._model
 
     @property
     def headers(self) -> dict[str, str]:

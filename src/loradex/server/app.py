@@ -14,10 +14,13 @@ from loradex.server import (
     completions,
     errors,
     jobs,
+    llamacpp,
+    lorax,
     models,
     resident,
     rollout,
     route,
+    sglang,
     system,
     uploads,
     vllm_compat,
@@ -49,7 +52,9 @@ def create_app(service: Service, config: ServerConfig) -> FastAPI:
     app.state.config = config
     app.state.open = True
     errors.install(app)
-    for part in (chat, completions, models, vllm_compat, adapters, uploads, rollout, resident, route, jobs, system):
+    app.state.scales = llamacpp.Scales()
+    ours = (adapters, uploads, rollout, resident, route, jobs, system)
+    for part in (chat, completions, models, vllm_compat, sglang, lorax, llamacpp, *ours):
         app.include_router(part.router)
     # The last one added is the outermost.
     app.add_middleware(Authenticate, keys=Keys(config.infer_keys, config.admin_keys))

@@ -110,11 +110,12 @@ def is_admin(request: Request) -> bool:
     return bool(request.state.caller.scope == "admin")
 
 
-def _actor(request: Request) -> str:
+def actor_of(request: Request) -> str:
+    """Return who changes an adapter: the name of the key, or `http` on a server without keys."""
     return str(request.state.caller.name or "http")
 
 
-Actor = Annotated[str, Depends(_actor)]
+Actor = Annotated[str, Depends(actor_of)]
 """Who changes an adapter, for its history: the name of the key, or `http` on a server without keys."""
 
 

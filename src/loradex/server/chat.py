@@ -17,6 +17,7 @@ from loradex.server.auth import is_admin, may_infer
 from loradex.server.body import JsonRoute, ignored
 from loradex.server.errors import request_id
 from loradex.server.meter import Meter
+from loradex.server.selection import selected
 from loradex.server.sse import EventStream
 from loradex.server.state import TheConfig, TheService, refusals
 from loradex.server.wire.chat import AnswerMessage, ChatChoice, ChatReply, ChatRequest
@@ -44,8 +45,9 @@ async def create_chat_completion(
     sampling = body.sampling(limit, alternatives)
     chat_id = f"chatcmpl-{request_id(request)}"
     key = request.headers.get(STICKY) or body.user or ""
+    [mix] = await selected(body, request, service)
     who = (body.model, body.prompt(), sampling, body.n or 1, chat_id, body.priority or 0, key)
-    ask = Ask(*who, body.mix(), body.given(limit))
+    ask = Ask(*who, mix, body.given(limit))
 
     async def begin() -> Answers:
         return await Answers.begin(service, [ask])

@@ -9,7 +9,9 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from loradex.core.adapter import Reference
 from loradex.core.event import Delta
+from loradex.core.mix import Mix
 from loradex.core.sampling import Sampling
 from loradex.server import logprobs
 from loradex.server.answers import STICKY, Answers, Choice
@@ -18,6 +20,7 @@ from loradex.server.auth import may_infer
 from loradex.server.body import JsonRoute, ignored
 from loradex.server.errors import request_id
 from loradex.server.meter import Meter
+from loradex.server.selection import selected
 from loradex.server.sse import EventStream
 from loradex.server.state import TheConfig, TheService, refusals
 from loradex.server.wire.completion import CompletionChoice, CompletionReply, CompletionRequest, TextPrompt
@@ -44,7 +47,8 @@ async def create_completion(
     prompts = body.prompts()
     sampling = body.sampling(body.max_tokens or DEFAULT_MAX_TOKENS, body.logprobs)
     key = request.headers.get(STICKY) or body.user or ""
-    call = _Call(service, body, prompts, sampling, f"cmpl-{request_id(request)}", key)
+    mixes = await selected(body, request, service, len(prompts))
+    call = _Call(service, body, prompts, mixes, sampling, f"cmpl-{request_id(request)}", key)
     if body.stream:
         answers = await attended(request.receive, call.begin())
         return EventStream(call.chunks(answers), answers.aclose, {**extra, **answers.headers})
@@ -59,6 +63,7 @@ class _Call:
         service: Service,
         body: CompletionRequest,
         prompts: list[TextPrompt],
+        mixes: list[Mix[Reference]],
         sampling: Sampling,
         call_id: str,
         key: str,
@@ -70,8 +75,11 @@ class _Call:
         self._n = body.n or 1
         ids = [call_id] if len(prompts) == 1 else [f"{call_id}-{index}" for index in range(len(prompts))]
         who = (body.model, "", sampling, self._n, "", body.priority or 0, key)
-        shared = Ask(*who, body.mix(), body.given(body.max_tokens))
-        self._asks = [replace(shared, prompt=prompt, request_id=own) for prompt, own in zip(prompts, ids, strict=True)]
+        shared = Ask(*who, given=body.given(body.max_tokens))
+        self._asks = [
+            replace(shared, prompt=prompt, request_id=own, adapters=mix)
+            for prompt, own, mix in zip(prompts, ids, mixes, strict=True)
+        ]
 
     async def begin(self) -> Answers:
         return await Answers.begin(self._service, self._asks)

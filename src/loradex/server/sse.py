@@ -29,7 +29,7 @@ def frame(content: Mapping[str, Any]) -> bytes:
 
 
 class EventStream(Response):
-    """Streams chunks as events, then `[DONE]`. A failure on the way is one event with the error, then the end.
+    """Streams chunks as events, then `done`. A failure on the way is one event with the error, then the end.
 
     `close` runs exactly once, whatever happens: at the end, on an error, and when the client disconnects.
     """
@@ -41,11 +41,16 @@ class EventStream(Response):
         chunks: AsyncGenerator[Mapping[str, Any], None],
         close: Callable[[], Awaitable[None]],
         headers: Mapping[str, str],
+        *,
+        done: bytes = DONE,
+        explain: Callable[[LoradexError, str], Mapping[str, Any]] = body_of,
     ) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
         del self.headers["content-length"]
         self._chunks = chunks
         self._close = close
+        self._done = done
+        self._explain = explain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Write the stream."""
@@ -71,9 +76,9 @@ class EventStream(Response):
                     yield frame(chunk)
         except LoradexError as error:
             log.error("stream failed", code=error.code, message=error.message)
-            yield frame(body_of(error, request_id))
+            yield frame(self._explain(error, request_id))
         except Exception:
             log.exception("stream failed")
-            yield frame(body_of(unexpected(request_id), request_id))
+            yield frame(self._explain(unexpected(request_id), request_id))
         else:
-            yield DONE
+            yield self._done

@@ -51,10 +51,10 @@ class Generator:
             ModelNotFound: `model` follows no form.
         """
         named = self._names.asked(ask.model)
-        if named.members and ask.adapters.members:
+        if named.members and ask.adapters.members and named != ask.adapters:
             raise InvalidRequest(
                 f"Both `model` and `adapters` name adapters: `{named}` and `{ask.adapters}`",
-                hint="Let `model` name the base, or leave `adapters` out",
+                hint="Let `model` name the base, or name adapters in `model` alone",
                 param="adapters",
             )
         return named if named.members else ask.adapters

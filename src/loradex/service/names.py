@@ -78,6 +78,8 @@ class Names:
     def asked(self, model: str | None) -> Mix[Reference]:
         """Return the references in `model`, none for the base. A full name wins over `base:reference`.
 
+        After the base's name, Ray's `suffix:id` is `suffix@id`.
+
         Raises:
             InvalidRequest: it looks like a mix, and is none.
             ModelNotFound: it follows no form.
@@ -86,7 +88,7 @@ class Names:
             return Mix()
         for base in sorted(self.base_names, key=len, reverse=True):
             if model.startswith(f"{base}:"):
-                model = model[len(base) + 1 :]
+                model = model[len(base) + 1 :].replace(":", "@", 1)
                 break
         try:
             return parse_mix(model)

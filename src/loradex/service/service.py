@@ -28,6 +28,7 @@ from loradex.service.mixing import Mixing
 from loradex.service.names import Names
 from loradex.service.overview import Overview
 from loradex.service.pins import Pins
+from loradex.service.places import Places
 from loradex.service.rendering import Rendering
 from loradex.service.replace import Replacer
 from loradex.service.residency import Residency
@@ -131,6 +132,7 @@ class Service:
             rendering=rendering,
             clock=clock,
         )
+        self.places = Places(self.adapters, allow_dirs)
         journal = Journal(registry.home / FOLDER, shadow_log_size)
         shadows = Shadows(engine, rendering, self.residency, journal, self.metrics, clock)
         self._aftermath = Aftermath(self._names, self.adapters, self.rollout, trials, shadows, self.metrics, clock)

@@ -4,34 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, JsonValue, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import Field, JsonValue, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError
 
-from loradex.core.adapter import Reference
 from loradex.core.defaults import NUMBERS
 from loradex.core.grammar import Grammar, read_grammar
-from loradex.core.mix import Mix, mix_of
 from loradex.core.sampling import MAX_LOGPROBS, Sampling
 from loradex.errors import InvalidRequest, Unsupported
 from loradex.server.body import Body, Whole
+from loradex.server.wire.selection import SelectionFields
 
 MAX_N = 128
 """Answers to one prompt."""
 
-_REFUSED = {
-    "lora_request": "name the adapter in `model`",
-    "lora_path": "name the adapter in `model`",
-    "lora": "name the adapter in `model`",
-    "adapter_id": "name the adapter in `model`",
-    **dict.fromkeys(
-        (
-            *("use_beam_search", "logits_processors", "prompt_logprobs", "truncate_prompt_tokens"),
-            *("allowed_token_ids", "bad_words", "prompt_embeds", "suffix", "modalities", "audio"),
-            *("tools", "functions", "function_call", "documents", "web_search_options", "return_token_ids"),
-        ),
-        "",
-    ),
-}
+_REFUSED = (
+    *("use_beam_search", "logits_processors", "prompt_logprobs", "truncate_prompt_tokens"),
+    *("allowed_token_ids", "bad_words", "prompt_embeds", "suffix", "modalities", "audio"),
+    *("tools", "functions", "function_call", "documents", "web_search_options", "return_token_ids"),
+)
 """Fields that other servers honour. To ignore one would give an answer that the client did not ask for."""
 
 
@@ -91,22 +81,9 @@ class ResponseFormat(Body):
         return None
 
 
-class Member(Body):
-    """One adapter of a mix: what it adds to the base's output counts `weight` times."""
-
-    model_config = ConfigDict(extra="forbid")  # a misspelt weight would be 1
-
-    name: str = Field(description="A name, also as `name@alias` or `name@3`")
-    weight: float = 1.0
-
-
-class SamplingFields(Body):
+class SamplingFields(SelectionFields):
     """Who answers, how tokens are chosen and when answers end. Null is the same as absent."""
 
-    model: str | None = Field(
-        None, description="An adapter, `name@alias`, `name@3`, a mix `one*0.7+two*0.3`, or the base; empty is the base"
-    )
-    adapters: list[Member] | None = Field(None, description="A mix, where `model` is the base or empty")
     n: Annotated[Whole, Field(ge=1, le=MAX_N)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -148,9 +125,9 @@ class SamplingFields(Body):
             InvalidRequest: fields exclude one another.
             Unsupported: a field asks for what is not offered.
         """
-        for name, instead in _REFUSED.items():
+        for name in _REFUSED:
             if (self.model_extra or {}).get(name) and not _harmless(name, (self.model_extra or {})[name]):
-                hint = f"Leave `{name}` out" + (f" and {instead}" if instead else "")
+                hint = f"Leave `{name}` out"
                 raise Unsupported(f"`{name}` is not offered by this server", param=name, hint=hint)
         self.grammar()
         if self.stream_options is not None and not self.stream:
@@ -159,18 +136,6 @@ class SamplingFields(Body):
             raise InvalidRequest(f"stop has {len(self.stop)} strings; at most 4 are allowed", param="stop")
         if (self.n or 1) > 1 and self.temperature == 0:
             raise InvalidRequest(f"n is {self.n} with temperature 0, where all answers would be the same", param="n")
-
-    def mix(self) -> Mix[Reference]:
-        """Return the mix in `adapters`.
-
-        Raises:
-            InvalidRequest: a name or weight is none, or one is there twice.
-        """
-        try:
-            return mix_of([(Reference.parse(member.name), member.weight) for member in self.adapters or ()])
-        except InvalidRequest as error:
-            error.param = "adapters"
-            raise
 
     def grammar(self) -> Grammar | None:
         """Return the grammar of the answer; None where it may be any text.
