@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-demo test test-gpu lint format bench docs clean
+.PHONY: help demo serve-demo test test-gpu lint format bench up health hotfix benchmark down docs clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,27 @@ format: $(VENV)/.lint  ## Format the code and mend what ruff can mend
 
 bench: $(VENV)/.local  ## Measure the demo model for a few seconds; benchmarks/README.md has the real ones
 	$(BIN)/loradex bench throughput --batch 4 --input 32 --output 32 --pairs 5 --out -
+
+# In containers where a Docker engine answers, else as a process of this machine: deploy/stack says what can be given.
+STACK_RUN = LORADEX=$(abspath $(BIN))/loradex PYTHON=$(PYTHON) RUN=$(CURDIR)/.run deploy/stack
+
+.SECONDEXPANSION:
+up health hotfix benchmark down: $$(shell docker info >/dev/null 2>&1 || echo $(VENV)/.bench)
+
+up:  ## Start a server, with Prometheus and Grafana where there is Docker (MODEL=, ADAPTERS=, PORT=)
+	@$(STACK_RUN) up
+
+health:  ## Wait until the server answers
+	@$(STACK_RUN) health
+
+hotfix:  ## Replace an adapter under streams again and again, and check every answer (ONE=, TWO=)
+	@$(STACK_RUN) hotfix
+
+benchmark:  ## Measure load, replace and unload on the server (ONE=, TWO=)
+	@$(STACK_RUN) benchmark
+
+down:  ## Stop what `up` started
+	@$(STACK_RUN) down
 
 docs: $(VENV)/.local  ## Write the reference pages of docs/reference from the code
 	$(BIN)/python docs/generate.py

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +15,24 @@ from loradex.bench.result import read_result
 from loradex.client.client import Adapters, Client
 from loradex.errors import Overloaded
 from tests.cli.conftest import Loradex
-from tests.server.serving import Deck, save_adapter, served
+from tests.server.serving import Deck, eventually, save_adapter, served
 
-FEW = ("--streams", 3, "--swaps", 3, "--every", "10ms", "--tokens", 40, "--prompt", "hello there", "--prompt", "you")
+FEW = (
+    "--stall",
+    "60s",
+    "--streams",
+    3,
+    "--swaps",
+    3,
+    "--every",
+    "10ms",
+    "--tokens",
+    40,
+    "--prompt",
+    "hello there",
+    "--prompt",
+    "you",
+)
 
 
 @pytest.fixture
@@ -100,10 +117,20 @@ class Refusing:
 async def test_a_swap_that_is_refused_is_seen_and_the_name_is_taken_away(deck: Deck) -> None:
     with Client(deck.url) as client:
         versions = str(deck.folder / "one"), str(deck.folder / "two")
-        given = Hotfix(deck.url, "x", versions, streams=2, swaps=2, every=0.0, tokens=20)
+        given = Hotfix(deck.url, "x", versions, streams=2, swaps=2, every=0.0, tokens=20, bound=60.0)
         result = await hotfix(given, Refusing(client.adapters), lambda stage, share: None)
         failed = [check for check in result.raw["checks"] if not check["ok"]]
         assert [(each["what"], each["found"]) for each in failed] == [("every swap succeeded", "0 of 2: no room")]
+        assert client.adapters.list() == []
+
+
+def test_who_is_ended_cleans_up(deck: Deck, tmp_path: Path) -> None:
+    words = ("hotfix-test", deck.folder / "one", deck.folder / "two", "--swaps", 10000, "--every", "10ms")
+    command = [sys.executable, "-m", "loradex", *map(str, words)]
+    with Client(deck.url) as client, subprocess.Popen(command, cwd=tmp_path) as running:
+        assert eventually(lambda: any(each.current == 2 for each in client.adapters.list()), 60)
+        running.terminate()
+        assert running.wait(30) == 130
         assert client.adapters.list() == []
 
 

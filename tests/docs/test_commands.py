@@ -24,7 +24,15 @@ from loradex.settings import ServerConfig
 ROOT = Path(__file__).parents[2]
 DEMO = Path(loradex.__file__).parent / "assets" / "demo"
 ADDRESS = "http://127.0.0.1:8000"
-PAGES = ["README.md", "docs/quickstart.md", "docs/versions.md", "docs/sources.md", "docs/merging.md", "docs/routing.md"]
+PAGES = [
+    "README.md",
+    "docs/quickstart.md",
+    "docs/versions.md",
+    "docs/sources.md",
+    "docs/merging.md",
+    "docs/routing.md",
+    "docs/operations.md",
+]
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -60,9 +68,15 @@ def url(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def run(script: list[str], place: Path, url: str) -> str:
     environment = os.environ | {"LORADEX_URL": url, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(script, cwd=place, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(script, cwd=place, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def run_script(script: str, place: Path, url: str) -> str:
+    """Run shell commands with the address and the folder of this test in place of the page's."""
+    here = script.replace(ADDRESS, url).replace('"/adapters/', f'"{place}/')
+    return run(["bash", "-euo", "pipefail", "-c", here], place, url)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -75,7 +89,22 @@ def test_python_snippets_run(page: str, place: Path, url: str) -> None:
 def test_shell_commands_run(page: str, place: Path, url: str) -> None:
     for script in blocks(page, "bash"):
         if "make " not in script:  # the targets of make are run by .ci/run
-            run(["bash", "-euo", "pipefail", "-c", script.replace(ADDRESS, url)], place, url)
+            run_script(script, place, url)
+
+
+def test_the_calls_of_vllm_do_what_they_say(place: Path, url: str) -> None:
+    script = next(each for each in blocks("docs/operations.md", "bash") if "unload_lora_adapter" in each)
+    before_unload = script.rpartition("curl ")[0]
+    said = run_script(before_unload, place, url)
+    added = "Success: LoRA adapter 'my-adapter' added successfully."
+    nothing, answer, models = said.split(added)
+    assert not nothing
+    assert json.loads(answer)["model"] == "my-adapter"
+    cards = {card["id"]: card for card in json.loads(models)["data"]}
+    assert cards["my-adapter"]["root"].endswith("medical-v2")
+    assert cards["my-adapter"]["parent"] == next(card["id"] for card in cards.values() if card["parent"] is None)
+    said = run_script("curl " + script.rpartition("curl ")[2], place, url)
+    assert said == "Success: LoRA adapter 'my-adapter' removed successfully."
 
 
 def test_links_lead_somewhere() -> None:

@@ -25,6 +25,7 @@ PROMPTS = (
     "Once upon a time there was a small harbour town where",
     "The three most important things to know about water are",
 )
+_POLL = 0.002
 CONTROL_ROUNDS = 2
 """Answers of each stream before the first swap: they show whether the server repeats itself under load."""
 
@@ -70,42 +71,64 @@ async def hotfix(given: Hotfix, verbs: Verbs, tell: Tell) -> Result:
         LoradexError: a version is refused, or the server breaks before the first swap.
     """
     record = Record("hotfix", given.name)
-    async with connected(given.url, given.key) as client, _deployed(given, verbs) as swap:
-        witness = await _learn(given, client, swap, tell)
+    async with connected(given.url, given.key) as client, _deployed(given, verbs) as name:
+        witness = await _learn(given, client, name, tell)
         control = await _all(given, client, witness, tell)
-        streams, swaps = await _under_swaps(given, client, witness, swap, tell)
+        streams, swaps = await _under_swaps(given, client, witness, name, tell)
         last = [await _ask(client, given, next(iter(witness.texts)))]
     return result_of(
         record, given.bound, address(given.url), Seen(witness, control, streams + last, swaps), _told(given)
     )
 
 
-Move = Callable[[int], Any]
+class _Name:
+    """The name on the server. Verbs block, so they run in threads; each to its end, for a thread is not cancelled."""
+
+    def __init__(self, given: Hotfix, verbs: Verbs) -> None:
+        self._given = given
+        self._verbs = verbs
+
+    async def move(self, version: int) -> None:
+        """Let the name mean a version."""
+        await self._wholly(self._verbs.add, self._given.name, self._given.versions[version], mode=self._given.mode)
+
+    async def remove(self) -> None:
+        """Take the name away."""
+        await self._wholly(self._verbs.remove, self._given.name)
+
+    async def _wholly(self, work: Callable[..., object], *words: str, **more: str) -> None:
+        doing = asyncio.create_task(asyncio.to_thread(work, *words, **more))
+        try:
+            await asyncio.shield(doing)
+        finally:
+            # The name may only be taken away once it can no longer come.
+            await asyncio.wait({doing})
 
 
 @asynccontextmanager
-async def _deployed(given: Hotfix, verbs: Verbs) -> AsyncIterator[Move]:
-    """Serve version 0 under the name; yield what moves the name to a version."""
+async def _deployed(given: Hotfix, verbs: Verbs) -> AsyncIterator[_Name]:
+    """Serve version 0 under the name, and take it away in the end."""
     if any(each.name == given.name for each in await asyncio.to_thread(verbs.list)):
-        hint = "Choose another with `--name`, or take it away: " + f"loradex adapter rm {given.name}"
+        hint = f"Choose another with `--name`, or take it away: loradex adapter rm {given.name}"
         raise Conflict(f"The server has an adapter `{given.name}` already", hint=hint)
-
-    async def move(version: int) -> None:
-        await asyncio.to_thread(verbs.add, given.name, given.versions[version], mode=given.mode)
-
-    await move(0)
+    name = _Name(given, verbs)
+    await name.move(0)
     try:
-        yield move
+        yield name
     finally:
-        await asyncio.shield(asyncio.to_thread(verbs.remove, given.name))
+        await name.remove()
 
 
-async def _learn(given: Hotfix, client: httpx.AsyncClient, move: Move, tell: Tell) -> Witness:
-    """Ask each version alone, and leave the name on version 0."""
+async def _learn(given: Hotfix, client: httpx.AsyncClient, name: _Name, tell: Tell) -> Witness:
+    """Ask each version alone, and leave the name on version 0, as if it had never had another.
+
+    A name that was replaced before may behave otherwise than one that is replaced for the first time, which is the
+    common case: vLLM reads such an adapter anew at every step.
+    """
     alone: list[list[Stream]] = []
     for version in (0, 1):
         if version:
-            await move(version)
+            await name.move(version)
         alone.append([])
         for prompt in dict.fromkeys(given.prompts):
             stream = await _ask(client, given, prompt)
@@ -113,7 +136,8 @@ async def _learn(given: Hotfix, client: httpx.AsyncClient, move: Move, tell: Tel
                 raise ServerUnreachable(f"Version {version + 1} alone does not answer: {stream.error}")
             alone[-1].append(stream)
             tell("each version alone", sum(map(len, alone)) / 2 / len(given.prompts))
-    await move(0)
+    await name.remove()
+    await name.move(0)
     witness = Witness.of(alone, by_text=given.by_text)
     if not witness.texts and witness.means == "text":
         raise ConfigInvalid(
@@ -135,7 +159,7 @@ async def _all(given: Hotfix, client: httpx.AsyncClient, witness: Witness, tell:
 
 
 async def _under_swaps(
-    given: Hotfix, client: httpx.AsyncClient, witness: Witness, move: Move, tell: Tell
+    given: Hotfix, client: httpx.AsyncClient, witness: Witness, name: _Name, tell: Tell
 ) -> tuple[list[Stream], list[Swap]]:
     """Keep the streams going until the name has been moved so often; what runs then comes to its end."""
     prompts = list(witness.texts)
@@ -144,6 +168,11 @@ async def _under_swaps(
 
     async def worker(number: int) -> None:
         turn = number
+        # Not all at once, so that a swap finds answers at their beginning, in their middle and near their end.
+        while sum(len(stream.times) for stream in streams) < number * given.tokens // given.streams:
+            if over.is_set() or any(stream.error for stream in streams):
+                return
+            await asyncio.sleep(_POLL)
         while not over.is_set():
             stream = Stream(prompts[turn % len(prompts)], time.perf_counter())
             streams.append(stream)
@@ -154,7 +183,7 @@ async def _under_swaps(
 
     workers = [asyncio.create_task(worker(number)) for number in range(given.streams)]
     try:
-        swaps = await _swaps(given, streams, workers, move, tell)
+        swaps = await _swaps(given, streams, workers, name, tell)
         over.set()
         await asyncio.gather(*workers)
     finally:
@@ -165,7 +194,7 @@ async def _under_swaps(
 
 
 async def _swaps(
-    given: Hotfix, streams: list[Stream], workers: Sequence[asyncio.Task[None]], move: Move, tell: Tell
+    given: Hotfix, streams: list[Stream], workers: Sequence[asyncio.Task[None]], name: _Name, tell: Tell
 ) -> list[Swap]:
     """Move the name again and again, each time in the middle of an answer."""
     swaps: list[Swap] = []
@@ -174,10 +203,10 @@ async def _swaps(
         while not any(stream.running for stream in streams):
             if all(task.done() for task in workers):
                 return swaps
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(_POLL)
         began, error = time.perf_counter(), ""
         try:
-            await move(1 - version)
+            await name.move(1 - version)
             version = 1 - version
         except LoradexError as failed:
             error = failed.message

@@ -16,7 +16,10 @@ from loradex.settings import Settings, parse_duration
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from loradex.bench.hotfix import Hotfix
     from loradex.bench.result import Result
+    from loradex.bench.verbs import Verbs
+    from loradex.engine.base import Progress
 
 EXAMPLES = (
     "loradex hotfix-test ./medical ./medical-v2",
@@ -63,9 +66,7 @@ def hotfix_test(
     for. A Loradex server names the weights of every piece; on a vLLM server texts are compared with those that each
     version gives alone. The name is taken away in the end. Exit code 1 where anything does not hold.
     """
-    import asyncio
-
-    from loradex.bench.hotfix import PROMPTS, Hotfix, hotfix
+    from loradex.bench.hotfix import PROMPTS, Hotfix
     from loradex.client.wire import DEFAULT_URL
 
     if (one is None) != (two is None):
@@ -85,7 +86,7 @@ def hotfix_test(
         settings.api_key,
     )
     with out.progress() as progress:
-        result = asyncio.run(hotfix(given, target.served(), progress))
+        result = _run(given, target.served(), progress)
     path = where(file, result.name)
     if path is not None:
         result.save(path)
@@ -96,6 +97,25 @@ def hotfix_test(
         out.next(f"loradex bench report {path}")
     if not ok:
         raise typer.Exit(1)
+
+
+def _run(given: Hotfix, verbs: Verbs, progress: Progress) -> Result:
+    """Run it. Who ends it with SIGTERM, as with SIGINT, finds the name taken away."""
+    import asyncio
+    import signal
+
+    from loradex.bench.hotfix import hotfix
+
+    async def work() -> Result:
+        task = asyncio.current_task()
+        if task is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await hotfix(given, verbs, progress)
+
+    try:
+        return asyncio.run(work())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 def _version(target: Target, source: str | None, shipped: str) -> str:
