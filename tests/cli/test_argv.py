@@ -14,6 +14,8 @@ from loradex.cli.argv import rewritten
         ("serve --lora-modules --port 1", "serve --lora-modules --port 1"),
         ("serve --lora-modules=a=1", "serve --lora-modules=a=1"),
         ("serve --max_loras 4 --max_lora_rank=8", "serve --max-loras 4 --max-lora-rank=8"),
+        ("build --onnxDir x_Y --maxKVCacheCapacity=2", "build --onnx-dir x_Y --max-kv-cache-capacity=2"),
+        ("infer --loraWeights a:b/C --dumpProfile", "infer --lora-weights a:b/C --dump-profile"),
         ("serve --served-model-name=a_b", "serve --served-model-name=a_b"),
         ("--json adapter ls", "adapter ls --json"),
         ("-q ps", "ps -q"),

@@ -7,14 +7,21 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from loradex.adapters.header import BITS, TensorInfo, read_header
 from loradex.adapters.keys import canonical
+from loradex.adapters.model_record import read as read_record
 from loradex.core.model import LinearShape, ModelInfo
 from loradex.errors import AdapterInvalid, ConfigInvalid, FilesNotFound
+
+BUILT = "engine.json"
+"""The manifest of an engine directory, which says under `model` what else would be read from a checkpoint."""
+
+OURS = "loradex"
+"""The `quant_method` of checkpoints that `loradex quantize` wrote."""
 
 # Last parts of module paths that hold a matrix and are no linear that an adapter may target.
 _HEADS = frozenset(("lm_head", "embed_out", "output", "output_layer", "score", "classifier"))
@@ -57,6 +64,8 @@ def read_model_info(folder: Path, served_name: str | None = None) -> ModelInfo:
         ConfigInvalid: the folder holds no model, one without safetensors, or one whose weights are packed.
     """
     folder = Path(folder)
+    if (folder / BUILT).is_file():
+        return _recorded(folder, served_name)
     config = _read_json(folder / "config.json", "There is no model at that path")
     text = config.get("text_config")
     text = text if isinstance(text, dict) else config
@@ -85,6 +94,16 @@ def read_model_info(folder: Path, served_name: str | None = None) -> ModelInfo:
         embedding=embedding,
         head=head,
     )
+
+
+def _recorded(folder: Path, served_name: str | None) -> ModelInfo:
+    manifest = _read_json(folder / BUILT, "The engine cannot be read")
+    try:
+        info = read_record(manifest["model"])
+    except (KeyError, TypeError, AttributeError) as error:
+        hint = "Build it again: loradex build --export-dir EXPORT --engine-dir DIR"
+        raise ConfigInvalid(f"{folder / BUILT} does not say what model it is: {error!r}", hint=hint) from error
+    return replace(info, id=served_name or folder.resolve().name, path=str(folder), device="none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +200,26 @@ def _tensors(folder: Path) -> dict[str, TensorInfo]:
             tensors.update(read_header(shard).tensors)
     except (AdapterInvalid, FilesNotFound) as error:
         raise ConfigInvalid(f"The base model at {folder} cannot be read: {error.message}") from error
-    return tensors
+    config = _read_json(folder / "config.json", "There is no model at that path")
+    return _unrounded(tensors, config) if is_rounded(config) else tensors
+
+
+def is_rounded(config: Mapping[str, Any]) -> bool:
+    """Whether a `config.json` is that of a checkpoint that `loradex quantize` wrote."""
+    given = config.get("quantization_config")
+    return isinstance(given, dict) and given.get("quant_method") == OURS
+
+
+def _unrounded(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> dict[str, TensorInfo]:
+    """Return tensors as they were before they were rounded: codes of 4 bits lie two in a byte, none is transposed."""
+    turned = config.get("model_type") in _TRANSPOSED
+    found = dict(tensors)
+    for name, info in tensors.items():
+        if info.dtype in ("I8", "U8", "F8_E4M3") and name.endswith(".weight") and len(info.shape) == 2:
+            rows, columns = info.shape
+            shape = (rows, 2 * columns if info.dtype == "U8" else columns)
+            found[name] = replace(info, dtype="F8_E4M3", shape=shape[::-1] if turned else shape)
+    return found
 
 
 def _shards(folder: Path) -> list[Path]:

@@ -16,14 +16,17 @@ from loradex import __version__
 from loradex.cli import (
     adapter,
     bench,
+    build,
     config,
     configure,
     convert,
     demo,
     doctor,
     hotfix,
+    infer,
     jobs,
     merge,
+    mock,
     pull,
     resident,
     rollout,
@@ -64,6 +67,7 @@ show.register(adapter.app)
 configure.register(adapter.app)
 convert.register(adapter.app)
 merge.register(adapter.app)
+mock.register(adapter.app)
 pull.register(adapter.app)
 rollout.register(adapter.app)
 app.add_typer(adapter.app)
@@ -71,6 +75,8 @@ resident.register(app)
 app.add_typer(jobs.app)
 app.add_typer(route.app)
 demo.register(app)
+build.register(app)
+infer.register(app)
 app.add_typer(bench.app)
 hotfix.register(app)
 doctor.register(app)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
+_CAPITALS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SEVERAL = "--lora-modules"
 _GLOBAL = ("--json", "--quiet", "-q")
 _SETTINGS = "--extra-llm-api-options"
@@ -13,8 +15,8 @@ _ROUTE = ("ask", "evaluate", "--help", "-h")
 def rewritten(argv: Sequence[str]) -> list[str]:
     """Return the arguments as our parser wants them.
 
-    Underscores in option names become dashes (`--max_loras`), `--lora-modules a=1 b=2` takes several values as in vLLM,
-    TensorRT-LLM's `--extra_llm_api_options` is `--config`, `--json` may stand before the command, and `route TEXT` is
+    Underscores and capitals in option names become dashes (`--max_loras`, TensorRT-Edge-LLM's `--maxBatchSize`),
+    `--lora-modules a=1 b=2` takes several values as in vLLM, TensorRT-LLM's `--extra_llm_api_options` is `--config`, `--json` may stand before the command, and `route TEXT` is
     `route ask TEXT`. What follows `--` is left alone.
     """
     cut = argv.index("--") if "--" in argv else len(argv)
@@ -33,7 +35,7 @@ def _dashed(word: str) -> str:
     if not word.startswith("--"):
         return word
     name, sign, value = word.partition("=")
-    name = name.replace("_", "-")
+    name = _CAPITALS.sub("-", name).replace("_", "-").lower()
     return ("--config" if name == _SETTINGS else name) + sign + value
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from loradex.adapters.packs import FOLDER
+from loradex.engine.built import within
 from loradex.engine.factory import make_engine
 from loradex.errors import ConfigInvalid
 from loradex.registry.registry import Registry
@@ -27,6 +28,7 @@ def make_service(settings: Settings) -> Service:
     """
     if not settings.engine.model:
         raise ConfigInvalid("No base model is named", hint="loradex serve MODEL, where MODEL is a folder or a hub id")
+    settings = replace(settings, engine=within(settings.engine))
     settings = with_memory(settings)
     packs = settings.engine.pack_dir or settings.home / FOLDER
     named = [located(each) for each in settings.checked_adapters]

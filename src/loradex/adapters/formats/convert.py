@@ -73,6 +73,21 @@ def convert(source: Path, target: Format, out: Path, base: ModelInfo | None, ini
         raise Conflict(f"{out} exists already", hint="Name a folder or file that is not there yet")
     found = find_adapter(source)
     lora = _read(found, base, initial)
+    size, notes = write_adapter(lora, target, out, base)
+    form: Format = found.format if isinstance(found, ForeignFiles) else "peft"
+    return Converted(form, target, out, len(lora.pairs), lora.parameters, size, tuple(notes))
+
+
+def write_adapter(lora: Lora, target: Format, out: Path, base: ModelInfo | None) -> tuple[int, list[str]]:
+    """Write an adapter in a format, whole or not at all; return the bytes, and what is no longer as it was.
+
+    Raises:
+        Conflict: `out` exists.
+        AdapterInvalid: the format cannot hold it; lists every reason.
+        OSError: the disk refuses.
+    """
+    if out.exists():
+        raise Conflict(f"{out} exists already", hint="Name a folder or file that is not there yet")
     out.parent.mkdir(parents=True, exist_ok=True)
     # Beside its place, so that nothing half-written ever lies there.
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -84,9 +99,7 @@ def convert(source: Path, target: Format, out: Path, base: ModelInfo | None, ini
         (written[0] if out.suffix == f".{target}" else temporary).rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    form: Format = found.format if isinstance(found, ForeignFiles) else "peft"
-    count = sum(pair.a.values.size + pair.b.values.size for pair in lora.pairs.values())
-    return Converted(form, target, out, len(lora.pairs), count, size, tuple(notes))
+    return size, notes
 
 
 def read_lora(source: Path, base: ModelInfo | None = None) -> Lora:

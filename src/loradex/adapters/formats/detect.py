@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from loradex.adapters.files import AdapterFiles, find_files
+from loradex.adapters.files import WEIGHTS, AdapterFiles, find_files
 from loradex.errors import FilesNotFound
 
 Format = Literal["peft", "edge", "gguf", "nemo"]
@@ -38,7 +38,9 @@ class ForeignFiles:
 
 
 def find_adapter(path: Path) -> AdapterFiles | ForeignFiles:
-    """Find the files of the adapter at a path: a folder, or one `.gguf`, `.nemo` or processed `.safetensors` file.
+    """Find the files of the adapter at a path: a folder, or one `.gguf`, `.nemo` or `.safetensors` file.
+
+    A `.safetensors` file under any name but PEFT's own is taken for one of TensorRT-Edge-LLM.
 
     Raises:
         FilesNotFound: saying what is missing.
@@ -47,12 +49,13 @@ def find_adapter(path: Path) -> AdapterFiles | ForeignFiles:
         found = _foreign_file(path) if path.is_file() else _foreign_folder(path) if path.is_dir() else None
     except (OSError, ValueError) as error:  # a name too long, a null byte, no permission
         raise FilesNotFound(f"No adapter at {str(path)[:200]!r}: {error}") from error
-    return found or find_files(path)
+    return found or find_files(path.parent if path.name == WEIGHTS and path.is_file() else path)
 
 
 def _foreign_file(path: Path) -> ForeignFiles | None:
-    if path.name == EDGE_WEIGHTS:
-        return ForeignFiles("edge", path, _edge_parts(path.parent))
+    if path.suffix == ".safetensors":
+        own = path.name == WEIGHTS
+        return None if own else ForeignFiles("edge", path, _edge_parts(path.parent) | {EDGE_WEIGHTS: path})
     form = _BY_SUFFIX.get(path.suffix.lower())
     return ForeignFiles(form, path, {path.name: path}) if form else None
 

@@ -41,3 +41,8 @@ class Lora:
     pairs: Mapping[str, Pair]
     base_model: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return sum(pair.a.values.size + pair.b.values.size for pair in self.pairs.values())

@@ -21,6 +21,7 @@ from loradex.core.model import ModelInfo
 from loradex.core.prompt import Prompt
 from loradex.core.request import GenerateRequest
 from loradex.engine.base import EngineStats, LoadReport, Progress, Resident
+from loradex.engine.built import Limits, read_manifest, within
 from loradex.engine.config import EngineConfig
 from loradex.engine.local import model as base_model
 from loradex.engine.local.blocks import Blocks
@@ -28,6 +29,7 @@ from loradex.engine.local.change import Weights
 from loradex.engine.local.compiled import compile_kernels
 from loradex.engine.local.constraint import Constraints
 from loradex.engine.local.device import find_device, free_memory
+from loradex.engine.local.directory import read_directory, write_directory
 from loradex.engine.local.extras import fit
 from loradex.engine.local.kvcache import KVCache
 from loradex.engine.local.kvcache_fp8 import FP8, Fp8Cache
@@ -55,7 +57,7 @@ class LocalEngine:
     """A transformers model, a paged cache and a deck of adapters, in one thread of this process."""
 
     def __init__(self, config: EngineConfig) -> None:
-        self.config = config
+        self.config = within(config)
         self._info: ModelInfo | None = None
         self._loop: Loop | None = None
         self._queues: dict[str, asyncio.Queue[Message]] = {}
@@ -102,6 +104,11 @@ class LocalEngine:
             await asyncio.to_thread(loop.stop)
             await asyncio.to_thread(self._loader.stop)
             gc.unfreeze()  # what `start` kept from the search for garbage may be garbage now
+
+    def write(self, folder: Path, limits: Limits, tell: Callable[[float], None]) -> None:
+        """Write the model, which runs and has checked itself, as an engine directory; see `write_directory`."""
+        self._running()
+        write_directory(self._model, self.info, limits, Path(self.config.model), folder, tell)
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Return the token ids of a prompt; see `Text.encode` for what it raises."""
@@ -244,7 +251,11 @@ class LocalEngine:
         require_memory(self.config, folder, free_memory(device))
         _set_threads(self.config.threads, folder)
         tell("weights", 0.2)
-        self._model = base_model.load(self.config, folder, device)
+        manifest = read_manifest(folder)
+        if manifest is None:
+            self._model = base_model.load(self.config, folder, device)
+        else:
+            self._model = read_directory(folder, manifest, self.config.max_loras)
         self._text = Text(str(folder), None, self._model.vocab_size)
         self._eos = _end_tokens(self._model, self._text)
         self._constraints = Constraints(self._text.fast, self._model.vocab_size, self._eos)
@@ -260,7 +271,7 @@ class LocalEngine:
         divide = compile_kernels(self._model)
         runner = Runner(self._model, Slots(self.config.max_loras), blocks.size, self._eos, divide)
         tell("self-check", 0.9)
-        check(runner, fp8=self.config.quantization == "fp8")
+        check(runner, fp8=self._model.quantization == "fp8")
         dismiss()  # from here on the engine's own thread computes
         self._info = self._describe(folder, max_len)
         scheduler = Scheduler(
@@ -286,7 +297,7 @@ class LocalEngine:
             digest=offline.digest,
             has_chat_template=self._text.has_chat_template,
             head_dim=offline.head_dim,
-            quantization=self.config.quantization,
+            quantization=self._model.quantization,
             kv_cache_dtype=self.config.kv_cache_dtype,
             weight_bytes=sum(linear.nbytes for linear in quantized_linears(self._model.module)),
             parameters={name: shape for name, shape in offline.parameters.items() if self._model.has(name)}

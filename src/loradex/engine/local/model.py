@@ -9,9 +9,8 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
-from transformers.utils import logging
 
 from loradex.adapters.keys import canonical
 from loradex.adapters.options import EXPERTS
@@ -19,16 +18,16 @@ from loradex.core.model import LinearShape
 from loradex.engine.config import EngineConfig
 from loradex.engine.local.attention import NAME, PagedAttention
 from loradex.engine.local.batch import Step
+from loradex.engine.local.checkpoint import read_model
 from loradex.engine.local.experts import Experts, proven
 from loradex.engine.local.group import neighbours
 from loradex.engine.local.linear import LoraLinear
 from loradex.engine.local.packed import PackedEmbedding, PackedLinear, can_pack, multiplies_bfloat16
 from loradex.engine.local.panel_linear import PanelLinear
-from loradex.engine.local.quantized import QuantizedLinear, check_quantization, quantize, quantized_linears
+from loradex.engine.local.quantized import QuantizedLinear, quantized_linears
 from loradex.engine.local.seat import Seat, watched
 from loradex.errors import ConfigInvalid
 
-SERVED_LAYERS = {"full_attention", "sliding_attention"}
 PATTERNS = ["*.json", "*.safetensors", "tokenizer*", "*.jinja", "*.model"]
 
 
@@ -40,7 +39,8 @@ class BaseModel:
     change; among these are `embedding` and `head`, which have one weight if they are `tied`. `experts` are the modules
     of routed experts whose weights may have pairs. `groups` are the linears in the order in which the model calls them,
     those together that it calls one after another with one input. `reference` are the logits `[rows, vocabulary]` that
-    plain transformers gives for the tokens `probe`, against which the engine checks itself.
+    plain transformers gives for the tokens `probe`, against which the engine checks itself. `quantization` is how
+    linears are kept.
     """
 
     module: PreTrainedModel
@@ -60,6 +60,7 @@ class BaseModel:
     embedding: str
     head: str
     tied: bool
+    quantization: str
 
     def place(self, module: str) -> LoraLinear | Seat:
         """Return where adapters change a module."""
@@ -123,20 +124,7 @@ def load(config: EngineConfig, folder: Path, device: torch.device) -> BaseModel:
         ConfigInvalid: it cannot be read, its architecture is not one that can be served, or the device cannot compute
             with weights that are quantized like this.
     """
-    logging.disable_progress_bar()
-    dtype = config.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
-    try:
-        hf_config = AutoConfig.from_pretrained(folder)
-        _refuse_unserved(hf_config)
-        module = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager")
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ConfigInvalid(
-            f"The model in {folder} cannot be loaded: {error}",
-            hint="Check that it is a decoder-only model with all its files, in safetensors",
-        ) from error
-    check_quantization(config.quantization, module.dtype, device)
-    module = module.to(device).eval().requires_grad_(False)
-    quantize(module, config.quantization)
+    module, quantization = read_model(config, folder, device)
     vocab_size = module.get_input_embeddings().num_embeddings
     probe = [(7919 * i + 17) % vocab_size for i in range(24)]
     with torch.inference_mode():
@@ -144,7 +132,7 @@ def load(config: EngineConfig, folder: Path, device: torch.device) -> BaseModel:
     step = Step()
     tied = _is_tied(module)
     _pack(module, tied)
-    linears = _swap_linears(module, config.max_loras, step)
+    linears = swap_linears(module, config.max_loras, step)
     attention = PagedAttention(step)
     attention.attach(module)
     module.set_attn_implementation(NAME)
@@ -169,25 +157,8 @@ def load(config: EngineConfig, folder: Path, device: torch.device) -> BaseModel:
         embedding=named[module.get_input_embeddings()],
         head=named[module.get_output_embeddings()],
         tied=tied,
+        quantization=quantization,
     )
-
-
-def _refuse_unserved(config: PreTrainedConfig) -> None:
-    given = getattr(config, "quantization_config", None)
-    if given is not None:
-        method = given.get("quant_method") if isinstance(given, dict) else getattr(given, "quant_method", None)
-        raise ConfigInvalid(
-            f"The checkpoint is quantized already ({method or 'by a method it does not name'}), which is not served",
-            hint="Give the model that it was made from, and `--quantization int8` or `int4`",
-        )
-    text = config.get_text_config(decoder=True)
-    strange = set(getattr(text, "layer_types", None) or ()) - SERVED_LAYERS
-    if config.is_encoder_decoder or strange:
-        what = f"has {', '.join(sorted(strange))} layers" if strange else "is an encoder-decoder"
-        raise ConfigInvalid(
-            f"{config.model_type} {what}, which the local engine does not serve",
-            hint="Use a decoder-only model whose layers all are full or sliding-window attention",
-        )
 
 
 def _forward(module: nn.Module, tokens: list[int], device: torch.device) -> torch.Tensor:
@@ -217,7 +188,7 @@ def _pack(module: PreTrainedModel, tied: bool) -> None:
             tensor.data = tensor.data.clone()
 
 
-def _swap_linears(module: PreTrainedModel, slots: int, step: Step) -> dict[str, LoraLinear]:
+def swap_linears(module: PreTrainedModel, slots: int, step: Step) -> dict[str, LoraLinear]:
     """Wrap every linear but the output head; return the wrappers by module path."""
     head = module.get_output_embeddings()
     found = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import nn
 
@@ -19,11 +21,21 @@ class PanelLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.in_features = linear.in_features
-        self.out_features = linear.out_features
-        self.bias = linear.bias
-        self.weight = torch.empty_like(linear.weight, device="meta")
-        self.few = Panels(Laid.of(linear.weight.detach()), linear.bias, linear.weight.dtype, _SCRATCH)
+        self._take(Laid.of(linear.weight.detach()), linear.bias)
+
+    @classmethod
+    def ready(cls, laid: Laid, bias: torch.Tensor | None) -> Self:
+        """Return one whose weights were laid out before."""
+        own = cls.__new__(cls)
+        nn.Module.__init__(own)
+        own._take(laid, bias)
+        return own
+
+    def _take(self, laid: Laid, bias: torch.Tensor | None) -> None:
+        self.in_features, self.out_features = laid.in_features, laid.out_features
+        self.bias = bias
+        self.weight = torch.empty(laid.out_features, laid.in_features, dtype=laid.codes.dtype, device="meta")
+        self.few = Panels(laid, bias, laid.codes.dtype, _SCRATCH)
 
     @property
     def blocks(self) -> torch.Tensor:

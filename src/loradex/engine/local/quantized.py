@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import nn
@@ -33,18 +33,29 @@ class QuantizedLinear(nn.Module):
     data, for model code that asks.
     """
 
-    def __init__(self, linear: nn.Linear | Conv1D, method: str) -> None:
+    def __init__(self, rounded: Rounded, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
-        weight = linear.weight.detach().t() if isinstance(linear, Conv1D) else linear.weight.detach()
-        self.out_features, self.in_features = weight.shape
-        self.bias = linear.bias
-        self.device = weight.device
-        self.weight = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
-        rounded = round_weight(weight, method)
+        self._describe(rounded.codes.shape, dtype, rounded.codes.device)
+        self.bias = bias
         self.nbytes = rounded.nbytes
-        self.product: Product = partial(_dense, rounded, self.bias)
+        self.product: Product = partial(_dense, rounded, bias)
         self.rounded: Rounded | None = rounded
         self.few: Panels | None = None
+
+    @classmethod
+    def ready(cls, panels: Panels, bias: torch.Tensor | None, dtype: torch.dtype) -> Self:
+        """Return one whose panels were made before."""
+        own = cls.__new__(cls)
+        nn.Module.__init__(own)
+        own._describe((panels.laid.out_features, panels.laid.in_features), dtype, panels.laid.codes.device)
+        own.bias, own.rounded, own.few = bias, None, panels
+        own.product, own.nbytes = panels.product, panels.laid.nbytes
+        return own
+
+    def _describe(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
+        self.out_features, self.in_features = shape
+        self.device = device
+        self.weight = torch.empty(tuple(shape), dtype=dtype, device="meta")
 
     def takes(self, x: torch.Tensor) -> bool:
         """Whether base and adapters of these rows can be computed in one call."""
@@ -61,23 +72,35 @@ class QuantizedLinear(nn.Module):
         return self.product(x)
 
 
+def rounded_linear(linear: nn.Linear | Conv1D, method: str) -> QuantizedLinear:
+    """Return a linear of the base with its weights rounded."""
+    weight = linear.weight.detach().t() if isinstance(linear, Conv1D) else linear.weight.detach()
+    return QuantizedLinear(round_weight(weight, method), linear.bias, weight.dtype)
+
+
 def _dense(rounded: Rounded, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
     return functional.linear(x, rounded.values(x.dtype), bias)
 
 
-def quantize(module: PreTrainedModel, method: str) -> None:
+def quantize(module: PreTrainedModel, method: str, tell: Callable[[float], None] = lambda share: None) -> None:
     """Replace every linear of a model, one after another, by a quantized one; `none` changes nothing.
 
     The output head too: it is a fourth of what a step of a small model reads. In `int4` it keeps 8 bits, for its
-    rounding goes straight into the logits. A tied embedding stays as it is, and so do the routers of experts.
+    rounding goes straight into the logits. A tied embedding stays as it is, and so do the routers of experts. `tell` is
+    told the share that is done.
     """
     if method == "none":
         return
     head = module.get_output_embeddings()  # type: ignore[no-untyped-call]
-    for name, linear in list(module.named_modules()):
-        if type(linear) in (nn.Linear, Conv1D) and name.rpartition(".")[2] not in _ROUTERS:
-            chosen = "int8" if linear is head and method == "int4" else method
-            module.set_submodule(name, QuantizedLinear(linear, chosen))
+    found = [
+        (name, linear)
+        for name, linear in module.named_modules()
+        if type(linear) in (nn.Linear, Conv1D) and name.rpartition(".")[2] not in _ROUTERS
+    ]
+    for number, (name, linear) in enumerate(found, 1):
+        chosen = "int8" if linear is head and method == "int4" else method
+        module.set_submodule(name, rounded_linear(linear, chosen))
+        tell(number / len(found))
 
 
 def quantized_linears(module: nn.Module) -> list[QuantizedLinear]:

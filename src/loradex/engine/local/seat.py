@@ -24,7 +24,7 @@ class Seat:
     def __init__(self, module: nn.Module, step: Step, *, head: bool) -> None:
         self.module = module
         self._step = step
-        self._head = head
+        self.head = head
         self._table: dict[int, Change] = {}
         self._hook: RemovableHandle | None = None
 
@@ -47,7 +47,7 @@ class Seat:
 
     def _apply(self, module: nn.Module, inputs: tuple[torch.Tensor, ...], y: torch.Tensor) -> Any:
         batch = self._step.batch
-        segments = () if batch is None or not batch.changes else batch.heads if self._head else batch.segments
+        segments = () if batch is None or not batch.changes else batch.heads if self.head else batch.segments
         if segments:
             apply_changes(inputs[0][0], y[0], segments, self._table)  # all rows of a step are in a batch of one
         return y
