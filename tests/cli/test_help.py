@@ -45,6 +45,7 @@ def test_the_commands_are_those_of_the_issue() -> None:
         "check",
         "convert",
         "merge",
+        "mock",
         "promote",
         "canary",
         "shadow",
@@ -72,6 +73,10 @@ def test_the_commands_are_those_of_the_issue() -> None:
         "demo",
         "hotfix-test",
         "doctor",
+        "quantize",
+        "export",
+        "build",
+        "infer",
         "config show",
         "config init",
     }

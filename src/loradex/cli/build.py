@@ -45,9 +45,18 @@ _BUILD = (
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the root, each under the name of its counterpart in TensorRT-Edge-LLM too."""
-    quantizing = ("loradex quantize --model-dir ./qwen --output-dir ./base_quantized --quantization int8",)
-    exporting = ("loradex export --model-dir ./base_quantized --output-dir ./base_export --max-lora-rank 64",)
-    building = ("loradex build --export-dir ./base_export --engine-dir ./engine --max-batch-size 4",)
+    quantizing = (
+        "loradex quantize --model-dir ./qwen --output-dir ./base_quantized --quantization int8",
+        "loradex quantize --model-dir Qwen/Qwen2.5-3B-Instruct --output-dir ./base_quantized --quantization fp8",
+    )
+    exporting = (
+        "loradex export --model-dir ./base_quantized --output-dir ./base_export --max-lora-rank 64",
+        "loradex export --model-dir ./qwen --output-dir ./base_export --max-batch-size 4",
+    )
+    building = (
+        "loradex build --export-dir ./base_export --engine-dir ./engine --max-batch-size 4",
+        "loradex build --export-dir ./qwen --engine-dir ./engine --quantization int8 --max-kv-cache-capacity 2048",
+    )
     command(
         app, "quantize", flags=(_QUANTIZE, _DTYPE), examples=quantizing, hidden_alias="tensorrt-edgellm-quantize-llm"
     )(quantize)
