@@ -16,8 +16,8 @@ def rewritten(argv: Sequence[str]) -> list[str]:
     """Return the arguments as our parser wants them.
 
     Underscores and capitals in option names become dashes (`--max_loras`, TensorRT-Edge-LLM's `--maxBatchSize`),
-    `--lora-modules a=1 b=2` takes several values as in vLLM, TensorRT-LLM's `--extra_llm_api_options` is `--config`, `--json` may stand before the command, and `route TEXT` is
-    `route ask TEXT`. What follows `--` is left alone.
+    `--lora-modules a=1 b=2` takes several values as in vLLM, TensorRT-LLM's `--extra_llm_api_options` is `--config`,
+    `--json` may stand before the command, and `route TEXT` is `route ask TEXT`. What follows `--` is left alone.
     """
     cut = argv.index("--") if "--" in argv else len(argv)
     words, rest = [_dashed(word) for word in argv[:cut]], list(argv[cut:])

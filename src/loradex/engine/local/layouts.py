@@ -83,7 +83,8 @@ def _take_panels(module: nn.Module) -> Parts | None:
     laid = panels.laid
     tensors = {"codes": laid.codes} if laid.bits == 16 else {"codes": laid.codes, "scales": laid.scales}
     facts = {"shape": [laid.out_features, laid.in_features], "bits": laid.bits}
-    return Parts(_with_bias(tensors.items(), module.bias), facts)
+    bias: Any = module.bias
+    return Parts(_with_bias(tensors.items(), bias), facts)
 
 
 def _make_panels(tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any], site: Site) -> nn.Module:
