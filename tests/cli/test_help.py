@@ -80,7 +80,10 @@ def test_the_commands_are_those_of_the_issue() -> None:
         "config show",
         "config init",
     }
-    measures = {f"bench {verb}" for verb in ("throughput", "latency", "serve", "swap", "scale", "report", "model")}
+    measures = {
+        f"bench {verb}"
+        for verb in ("throughput", "latency", "serve", "swap", "scale", "start", "switch", "report", "model")
+    }
     assert visible == verbs | others | measures
 
 

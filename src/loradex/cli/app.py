@@ -16,6 +16,7 @@ from loradex import __version__
 from loradex.cli import (
     adapter,
     bench,
+    bench_engine,
     build,
     config,
     configure,
@@ -77,6 +78,7 @@ app.add_typer(route.app)
 demo.register(app)
 build.register(app)
 infer.register(app)
+bench_engine.register(bench.app)
 app.add_typer(bench.app)
 hotfix.register(app)
 doctor.register(app)

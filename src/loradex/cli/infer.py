@@ -85,7 +85,7 @@ def infer(
     from loradex.llm.edge.output_file import output_json
     from loradex.llm.edge.profile import profile_json
 
-    given = Options(_pairs(lora_weights or ()), batch_size, max_generate_length, num_logprobs, strict)
+    given = Options(read_pairs(lora_weights or ()), batch_size, max_generate_length, num_logprobs, strict)
     file = read_input(input_file, given)
     for note in file.notes:
         out.say(f"note: {note}", style="yellow")
@@ -130,8 +130,12 @@ def _run(
         return asyncio.run(work(home))
 
 
-def _pairs(given: Sequence[str]) -> dict[str, str]:
-    """Read `NAME:PATH,NAME:PATH`."""
+def read_pairs(given: Sequence[str]) -> dict[str, str]:
+    """Read `NAME:PATH,NAME:PATH`.
+
+    Raises:
+        UsageFailed: an item is none, or a name is there twice.
+    """
     pairs: dict[str, str] = {}
     for item in (item.strip() for each in given for item in each.split(",")):
         name, colon, path = item.partition(":")

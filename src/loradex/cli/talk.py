@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loradex.cli.command import TARGET, command
+from loradex.cli.infer import read_pairs
 from loradex.cli.output import Output
+from loradex.cli.run_here import run_here
 from loradex.cli.target import Target
 from loradex.core.adapter import BASE
 from loradex.core.mix import parse_mix
@@ -36,6 +38,7 @@ def register(app: typer.Typer) -> None:
         'loradex run medical "What is hypertension?"',
         'loradex run "medical*0.7+legal*0.3" "May a doctor tell?"',
         "echo 'What is an NDA?' | loradex run legal@2 -",
+        'loradex run medical "What is a fever?" --engine-dir ./engine --lora-weights medical:./medical',
     )
     command(app, "run", flags=TARGET, examples=examples)(run)
     command(app, "chat", flags=TARGET, examples=("loradex chat medical", "loradex chat base --temperature 0.7"))(chat)
@@ -52,11 +55,20 @@ def run(
     temperature: Temperature = 0.0,
     seed: Seed = None,
     system: System = None,
+    engine_dir: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Answer in this process, from an engine directory or a model.")
+    ] = None,
+    lora_weights: Annotated[
+        list[str] | None, typer.Option(metavar="NAME:PATH,...", help="With --engine-dir: its adapters.")
+    ] = None,
 ) -> None:
     """Ask an adapter, or the base model, one question."""
     asked = sys.stdin.read() if prompt == "-" else prompt
     messages = [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": asked}]
     options = _options(max_tokens, temperature, seed)
+    if engine_dir is not None:
+        run_here(out, engine_dir, read_pairs(lora_weights or ()), model, messages, options)
+        return
     with target.client() as client:
         if out.mode == "json":
             out.data(client.chat(model, messages, **options))
