@@ -18,7 +18,7 @@ Stack = Callable[[str], subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[Stack]:
-    given = {"STACK": "local", "PORT": str(_free_port("127.0.0.1")), "RUN": str(tmp_path / "run")}
+    given = {"STACK": "local", "STALL": "60s", "PORT": str(_free_port("127.0.0.1")), "RUN": str(tmp_path / "run")}
     given |= {"LORADEX": f"{sys.executable} -m loradex", "PYTHON": sys.executable}
 
     def run(what: str) -> subprocess.CompletedProcess[str]:
