@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from loradex.adapters.adapter import Adapter
 from loradex.adapters.packs import PackFolder
 from loradex.adapters.read import read_adapter
+from loradex.engine.local.guard import Guard
 from loradex.engine.local.loader import Loader
 from loradex.engine.local.pack import open_pack, pack_name
 from loradex.engine.local.weights import read_contents
@@ -58,7 +59,7 @@ def ways(folder: Path) -> dict[str, Callable[[], Any]]:
     loader = Loader(DTYPE, DEVICE, packs, lambda: False)
     loader.read(adapter)
     loader.stop()
-    path = packs.path(adapter.digest, *pack_name(DTYPE))
+    path, guard = packs.path(adapter.digest, *pack_name(DTYPE)), Guard()
     heap = torch.empty(path.stat().st_size // 2, dtype=DTYPE).fill_(1)
     mapped = torch.from_file(str(path), shared=False, size=path.stat().st_size // 2, dtype=DTYPE)
 
@@ -79,7 +80,7 @@ def ways(folder: Path) -> dict[str, Callable[[], Any]]:
     shelf = Shelf(blobs)
     return {
         "read_contents": lambda: read_contents(adapter, DTYPE, DEVICE),
-        "pack": lambda: open_pack(path, adapter.digest, DTYPE).contents(DEVICE),
+        "pack": lambda: open_pack(path, adapter.digest, DTYPE, guard).contents(DEVICE),
         "a pack made and synced": make,
         "floor: read() of the pack": read_file,
         "floor: every byte read, mapped": lambda: mapped.view(torch.int16).bitwise_and(0),

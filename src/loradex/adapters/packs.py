@@ -45,7 +45,8 @@ class PackFolder:
             OSError: the disk refuses; the temporary file is then gone.
         """
         try:
-            with temporary.open("rb+") as file:
+            # It may be mapped already, and then nobody may open it for writing; elsewhere only writers can sync.
+            with temporary.open("rb" if os.name == "posix" else "rb+") as file:
                 os.fsync(file.fileno())
             if os.name == "posix":  # elsewhere a read-only file cannot be removed
                 temporary.chmod(0o444)  # whoever wrote into it would change weights that are mapped

@@ -15,6 +15,7 @@ from loradex.adapters.packs import PackFolder
 from loradex.adapters.rest import Rest
 from loradex.engine.base import Progress
 from loradex.engine.local.change import Weights
+from loradex.engine.local.guard import Guard
 from loradex.engine.local.pack import BadPack, Pack, open_pack, pack_name, read_ahead, write_pack
 from loradex.engine.local.team import alone
 from loradex.engine.local.weights import Contents, read_contents
@@ -49,6 +50,7 @@ class Loader:
         self._busy = busy
         self.host_tier = host_tier
         self._held: dict[str, Pack] = {}
+        self._guard = Guard()
         # Two, so that a load does not wait while a new pack is written through to the disk.
         self._threads = ThreadPoolExecutor(2, "loradex-loader", initializer=alone)
         # One of its own, so that no load waits for adapters that nobody asks for yet.
@@ -104,9 +106,10 @@ class Loader:
         self._held.pop(digest, None)
 
     def stop(self) -> None:
-        """End the threads, after what they have begun."""
+        """End the threads, after what they have begun. Weights that were read must not be used any more."""
         self._packer.shutdown(cancel_futures=True)
         self._threads.shutdown()
+        self._guard.stop()
 
     def _place(self, packs: PackFolder, adapter: Adapter) -> Path:
         return packs.path(adapter.digest, *pack_name(self._dtype))
@@ -128,7 +131,7 @@ class Loader:
         """Return the pack of an adapter, which is made where there is none or it is damaged."""
         path = self._place(packs, adapter)
         try:
-            return open_pack(path, adapter.digest, self._dtype)
+            return open_pack(path, adapter.digest, self._dtype, self._guard)
         except FileNotFoundError:
             pass
         except (BadPack, OSError) as error:
@@ -150,7 +153,7 @@ class Loader:
     def _make(self, packs: PackFolder, path: Path, adapter: Adapter) -> Pack:
         temporary = self._write(packs, adapter, lambda share: None)
         try:
-            pack = open_pack(temporary, adapter.digest, self._dtype)
+            pack = open_pack(temporary, adapter.digest, self._dtype, self._guard)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise

@@ -6,8 +6,8 @@
     header     JSON: digest of the adapter, dtype, layout, size of the file, and where each tensor lies
     tensors    each at the start of a page; offsets count values from the first tensor
 
-A pack is written once and never changed, so mapping it is safe; in doubt it is made again from the adapter's own files,
-which stay the truth.
+A pack is written once and never changed, and `guard.py` sees to it that nobody else changes it while it is mapped; in
+doubt it is made again from the adapter's own files, which stay the truth.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from typing import Any, BinaryIO
 import torch
 
 from loradex.adapters.adapter import Adapter
+from loradex.engine.local.guard import Guard
 from loradex.engine.local.lora import LoraPair
-from loradex.engine.local.weights import Contents, by_module, open_weights
+from loradex.engine.local.weights import Contents, Stored, by_module, open_weights
 
 LAYOUT = 2
 """Goes up whenever the layout of pairs or the header changes; packs of other layouts are not looked at."""
@@ -53,14 +54,14 @@ def write_pack(file: BinaryIO, adapter: Adapter, dtype: torch.dtype, rest: Rest)
         AdapterDamaged: the adapter's own file is gone, or not what it was.
         OSError: the disk refuses.
     """
-    tensors: list[torch.Tensor] = []
+    tensors: list[Stored] = []
     layers: list[tuple[str, float, int, list[int], int, list[int]]] = []
     extras: list[tuple[str, str, int, list[int]]] = []
     offset = 0
 
-    def place(tensor: torch.Tensor) -> int:
+    def place(tensor: Stored) -> int:
         nonlocal offset
-        begin, offset = offset, offset + _padded(tensor.numel() * dtype.itemsize) // dtype.itemsize
+        begin, offset = offset, offset + _padded(math.prod(tensor.shape) * dtype.itemsize) // dtype.itemsize
         tensors.append(tensor)
         rest(0.0)
         return begin
@@ -73,7 +74,7 @@ def write_pack(file: BinaryIO, adapter: Adapter, dtype: torch.dtype, rest: Rest)
         _write_header(file, adapter.digest, dtype, {"layers": layers, "extras": extras}, offset * dtype.itemsize)
         size = file.tell() + offset * dtype.itemsize
         for tensor in tensors:
-            for piece in _pieces(tensor):
+            for piece in _pieces(tensor.read()):
                 values = piece.to(dtype).contiguous().view(torch.uint8).numpy().data
                 file.write(values)
                 rest(file.tell() / size)
@@ -119,8 +120,8 @@ def read_ahead(path: Path) -> None:
         _read_ahead(file)
 
 
-def open_pack(path: Path, digest: str, dtype: torch.dtype) -> Pack:
-    """Return a pack, as a view of the file in the page cache.
+def open_pack(path: Path, digest: str, dtype: torch.dtype, guard: Guard) -> Pack:
+    """Return a pack, as a view of the file in the page cache; the guard sees to it that it stays what it is.
 
     Raises:
         FileNotFoundError: there is none.
@@ -130,8 +131,8 @@ def open_pack(path: Path, digest: str, dtype: torch.dtype) -> Pack:
     with path.open("rb") as file:
         _read_ahead(file)
         try:
-            # A private mapping: torch wants memory that may be written, and the file must never be.
-            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            # Private memory: torch wants it to be writable, and the file must never be written.
+            memory = guard.map(file)
         except ValueError as error:
             raise BadPack("it is empty") from error
     header, start = _read_header(memory)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from loradex.adapters.adapter import Adapter, Extra, LoraLayer, Role
+from loradex.adapters.header import Header, read_header
 from loradex.engine.local.lora import LoraPair
-from loradex.errors import AdapterDamaged
+from loradex.errors import AdapterDamaged, AdapterInvalid, FilesNotFound
+
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 Tensors = Mapping[Role, torch.Tensor]
 """What an adapter brings to one module beside a pair."""
@@ -32,48 +35,83 @@ class Contents:
         return extras + sum(pair.a.nbytes + pair.b.nbytes for pair in self.pairs.values())
 
 
-class WeightsFile:
-    """The open weights file of an adapter: its tensors as they are stored, in any dtype."""
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor in a file: its shape as it will be read, and how to read it, in the dtype that it has there."""
 
-    def __init__(self, file: Any, adapter: Adapter) -> None:
+    shape: tuple[int, ...]
+    read: Callable[[], torch.Tensor]
+
+
+class WeightsFile:
+    """The open weights file of an adapter.
+
+    It is read and not mapped: who cuts a mapped file short ends every process that looks at it.
+    """
+
+    def __init__(self, file: BinaryIO, header: Header, adapter: Adapter) -> None:
         self._file = file
+        self._header = header
         self._adapter = adapter
 
-    def pairs(self) -> Iterator[tuple[LoraLayer, torch.Tensor, torch.Tensor]]:
-        """Give the pairs one by one, as views that are laid as in a `LoraPair`.
+    def pairs(self) -> Iterator[tuple[LoraLayer, Stored, Stored]]:
+        """Give the pairs one by one, laid as in a `LoraPair`.
 
-        Raises:
-            AdapterDamaged: the file does not hold what it held when it was checked.
+        To read them raises AdapterDamaged where the file does not hold what it held when it was checked.
         """
         for layer in self._adapter.layers.values():
-            yield layer, *_laid(layer, self._tensor(layer.a), self._tensor(layer.b))
+            stacks = (layer.experts,) if layer.experts else ()
+            yield (
+                layer,
+                Stored((*stacks, layer.rank, layer.in_features), partial(self._a, layer)),
+                Stored((*stacks, layer.rank, layer.out_features), partial(self._b, layer)),
+            )
 
-    def extras(self) -> Iterator[tuple[Extra, torch.Tensor]]:
+    def extras(self) -> Iterator[tuple[Extra, Stored]]:
         """Give what lies beside them, likewise."""
         for extra in self._adapter.extras:
-            yield extra, self._tensor(extra.tensor)
+            yield extra, Stored(extra.shape, partial(self._tensor, extra.tensor, extra.shape))
 
-    def _tensor(self, name: str) -> torch.Tensor:
+    def _a(self, layer: LoraLayer) -> torch.Tensor:
+        a = self._tensor(layer.a, (layer.rank * max(1, layer.experts), layer.in_features))
+        return a.view(layer.experts, layer.rank, layer.in_features) if layer.experts else a
+
+    def _b(self, layer: LoraLayer) -> torch.Tensor:
+        b = self._tensor(layer.b, (layer.out_features, layer.rank * max(1, layer.experts)))
+        if not layer.experts:
+            return b.t()
+        return b.view(layer.out_features, layer.rank, layer.experts).permute(2, 1, 0)
+
+    def _tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        info = self._header.tensors.get(name)
+        if info is None or info.shape != shape or info.dtype not in _DTYPES:
+            raise _damaged(self._adapter, f"`{name}` is gone or has changed")
+        content = bytearray(info.end - info.start)
         try:
-            tensor: torch.Tensor = self._file.get_tensor(name)
-        except (OSError, SafetensorError) as error:
+            self._file.seek(info.start)
+            read = self._file.readinto(content)  # type: ignore[attr-defined]
+        except OSError as error:
             raise _damaged(self._adapter, error) from error
-        return tensor
+        if read != len(content):
+            raise _damaged(self._adapter, f"it ends within `{name}`")
+        dtype = _DTYPES[info.dtype]
+        return torch.frombuffer(content, dtype=dtype).view(shape) if content else torch.empty(shape, dtype=dtype)
 
 
 @contextmanager
-def open_weights(adapter: Adapter, device: str = "cpu") -> Iterator[WeightsFile]:
+def open_weights(adapter: Adapter) -> Iterator[WeightsFile]:
     """Open the weights of an adapter.
 
     Raises:
         AdapterDamaged: the file is gone, or is not safetensors any more.
     """
     try:
-        file = safe_open(adapter.weights, framework="pt", device=device)
-    except (OSError, SafetensorError) as error:
+        header = read_header(adapter.weights)
+        file = adapter.weights.open("rb")
+    except (OSError, FilesNotFound, AdapterInvalid) as error:
         raise _damaged(adapter, error) from error
     with file:
-        yield WeightsFile(file, adapter)
+        yield WeightsFile(file, header, adapter)
 
 
 def read_contents(adapter: Adapter, dtype: torch.dtype, device: torch.device) -> Contents:
@@ -82,20 +120,13 @@ def read_contents(adapter: Adapter, dtype: torch.dtype, device: torch.device) ->
     Raises:
         AdapterDamaged: see `WeightsFile`.
     """
-    with open_weights(adapter, str(device)) as file:
-        pairs = {
-            layer.module: LoraPair(a.to(dtype).contiguous(), b.to(dtype).contiguous(), layer.scaling)
-            for layer, a, b in file.pairs()
-        }
-        return Contents(pairs, by_module((each.module, each.role, tensor.to(dtype)) for each, tensor in file.extras()))
 
+    def placed(stored: Stored) -> torch.Tensor:
+        return stored.read().to(device).to(dtype).contiguous()
 
-def _laid(layer: LoraLayer, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return views of a stored pair with both halves by rank, or by expert and rank."""
-    if not layer.experts:
-        return a, b.t()
-    a = a.view(layer.experts, layer.rank, layer.in_features)
-    return a, b.view(layer.out_features, layer.rank, layer.experts).permute(2, 1, 0)
+    with open_weights(adapter) as file:
+        pairs = {layer.module: LoraPair(placed(a), placed(b), layer.scaling) for layer, a, b in file.pairs()}
+        return Contents(pairs, by_module((each.module, each.role, placed(stored)) for each, stored in file.extras()))
 
 
 def by_module(extras: Iterator[tuple[str, Role, torch.Tensor]]) -> dict[str, Tensors]:
@@ -106,5 +137,5 @@ def by_module(extras: Iterator[tuple[str, Role, torch.Tensor]]) -> dict[str, Ten
     return dict(found)
 
 
-def _damaged(adapter: Adapter, error: Exception) -> AdapterDamaged:
+def _damaged(adapter: Adapter, error: object) -> AdapterDamaged:
     return AdapterDamaged(f"The weights in {adapter.weights} cannot be read: {error}")
