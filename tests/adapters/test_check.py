@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +120,7 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
         ({"bias": "all"}, f"{Q}.bias", (16,), None, ""),
         ({"bias": "all"}, f"{Q}.base_layer.bias", (16,), None, ""),
         ({"bias": "all"}, f"{Q.replace('.0.', '.1.')}.bias", (16,), "unknown_modules", "1 tensors are for parameters"),
-        ({}, "base_model.model.lm_head.weight", (260, 16), "vocabulary", "Its vocabulary was resized"),
+        ({}, "base_model.model.lm_head.weight", (260, 16), "vocabulary", "not the weights of `model.embed_t"),
         ({}, "base_model.model.lm_head.weight", (256, 17), "shape_mismatch", "is [256, 17]; in the base model `tiny`"),
         ({}, "base_model.model.score.weight", (2, 16), "task_head", "`score` is the head of another task"),
         ({"modules_to_save": ["score"]}, "base_model.model.score.weight", (2, 16), "task_head", "`score` is the head"),
@@ -143,14 +145,46 @@ def test_tokens_beyond_the_vocabulary_are_refused(tmp_path: Path) -> None:
         )
         assert codes(report(folder)) == expected
     (problem,) = report(make_adapter(tmp_path / "activated", alora_invocation_tokens=[5, 300])).problems
-    assert problem.what.endswith("it uses tokens `300`, the base model `tiny` has 256")
+    assert problem.what.endswith("it uses tokens `300`, and there are 256 token ids")
 
 
 def test_a_pair_on_a_resized_vocabulary_says_so(tmp_path: Path) -> None:
     tensors = make_tensors() | pair("lm_head", 16, 260)
     (problem,) = report(make_adapter(tmp_path / "a", tensors)).problems
     assert problem.code == "vocabulary"
-    assert "resize_token_embeddings" in problem.fix
+    assert "save_embedding_layers=True" in problem.fix
+
+
+def test_more_tokens_than_the_base_has_need_embedding_and_head(tmp_path: Path) -> None:
+    ends = {
+        f"base_model.model.{name}.weight": np.ones((260, 16), np.float32) for name in ("model.embed_tokens", "lm_head")
+    }
+    embedding, head = ends
+    for number, (tensors, base, missing) in enumerate(
+        (
+            (ends, BASE, ""),
+            ({embedding: ends[embedding]}, BASE, "not the weights of `lm_head`"),
+            ({embedding: ends[embedding]}, replace(BASE, tied=True), ""),
+            ({embedding: ends[embedding], head: np.ones((259, 16), np.float32)}, BASE, "is [259, 16]"),
+            (ends, replace(BASE, parameters={**BASE.parameters, "lm_head.bias": (256,)}), "has a bias for 256"),
+        )
+    ):
+        folder = make_adapter(tmp_path / str(number), make_tensors() | tensors, trainable_token_indices=None)
+        problems = check_folder(folder, base, 16).problems
+        assert [problem.code for problem in problems] == (["vocabulary"] if missing else [])
+        assert all(missing in problem.what for problem in problems)
+
+
+def test_added_tokens_must_have_rows(tmp_path: Path) -> None:
+    name = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
+    folder = make_adapter(
+        tmp_path / "a", make_tensors() | {name: np.ones((1, 16), np.float32)}, trainable_token_indices=[255]
+    )
+    for number, expected in ((255, []), (256, ["vocabulary"])):
+        (folder / "tokenizer.json").write_text(json.dumps({"added_tokens": [{"id": number, "content": "<tool>"}]}))
+        assert codes(report(folder)) == expected
+    (folder / "tokenizer.json").write_text("{")
+    assert codes(report(folder)) == ["bad_tokenizer"]
 
 
 def test_a_saved_module_without_tensors_is_missed_where_the_base_has_it(tmp_path: Path) -> None:

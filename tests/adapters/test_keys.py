@@ -45,7 +45,7 @@ def test_names_mean_a_module_and_a_side(name: str, key: Key | None) -> None:
         (f"base_model.model.{Q}.lora_diag", None),
         ("base_model.model.lm_head.modules_to_save.default.weight", None),
         ("base_model.model.lm_head.original_module.weight", None),
-        ("base_model.model.m.token_adapter.base_layer.weight", None),
+        ("base_model.model.m.token_adapter.base_layer.weight", ("m", "base_weight")),
         ("lora_A.weight", None),
         ("something", None),
     ],

@@ -19,9 +19,9 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     seen: list[Path] = []
     right = reading.digest_files
 
-    def counting(config: Path, weights: Path) -> str:
+    def counting(config: Path, weights: Path, *, vocabulary: bytes) -> str:
         seen.append(weights)
-        return right(config, weights)
+        return right(config, weights, vocabulary=vocabulary)
 
     monkeypatch.setattr(reading, "digest_files", counting)
     return seen

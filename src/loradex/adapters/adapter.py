@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from loradex.adapters.vocabulary import Vocabulary
+from loradex.core.model import ModelInfo
+
 
 @dataclass(frozen=True, slots=True)
 class LoraLayer:
@@ -71,6 +74,7 @@ class Adapter:
         extras: the tensors beside the pairs.
         tokens: by module, the token ids that the rows of its `tokens` are for.
         invocation: token ids from whose last occurrence in a prompt on it acts; empty: it acts from the beginning.
+        vocabulary: the tokens that it adds to the base's tokenizer, None where it brings no tokenizer.
         absent: names in `modules_to_save` for which there is no tensor: the base must have no such module.
     """
 
@@ -85,8 +89,14 @@ class Adapter:
     tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
     invocation: tuple[int, ...] = ()
+    vocabulary: Vocabulary | None = None
 
     @property
     def weights(self) -> Path:
         """The safetensors file."""
         return self.path / "adapter_model.safetensors"
+
+    def vocab_size(self, base: ModelInfo) -> int:
+        """Return how many token ids there are under it: it may bring an embedding and a head with other rows."""
+        ends = {each.module: each.shape[0] for each in self.extras if each.role in ("weight", "base_weight")}
+        return ends.get(base.embedding) or ends.get(base.head) or base.vocab_size

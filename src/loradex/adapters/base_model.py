@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from loradex.adapters.header import BITS, TensorInfo, read_header
-from loradex.adapters.keys import canonical
+from loradex.adapters.keys import TOKENS, canonical
 from loradex.adapters.model_record import read as read_record
 from loradex.core.model import LinearShape, ModelInfo
 from loradex.errors import AdapterInvalid, ConfigInvalid, FilesNotFound
@@ -26,7 +26,6 @@ OURS = "loradex"
 # Last parts of module paths that hold a matrix and are no linear that an adapter may target.
 _HEADS = frozenset(("lm_head", "embed_out", "output", "output_layer", "score", "classifier"))
 _EMBEDDINGS = frozenset(("wte", "wpe", "tok_embeddings", "word_embeddings", "position_embeddings", "shared"))
-_TOKENS = ("embed_tokens", "wte", "tok_embeddings", "word_embeddings", "embed_in", "shared")
 _EXPERT = re.compile(r"(.+\.experts)\.\d+\.(gate|up|down)_proj\.weight")
 _ROUTERS = frozenset(("gate", "router"))
 
@@ -93,6 +92,7 @@ def read_model_info(folder: Path, served_name: str | None = None) -> ModelInfo:
         parameters=parameters,
         embedding=embedding,
         head=head,
+        tied=not any(canonical(name) == f"{head}.weight" for name in tensors),
     )
 
 
@@ -172,7 +172,7 @@ def _experts(tensors: Mapping[str, TensorInfo], outer: str) -> dict[str, tuple[i
 def _ends(parameters: Mapping[str, tuple[int, ...]]) -> tuple[str, str]:
     """Return the module paths of the token embedding and the output head."""
     modules = [name.removesuffix(".weight") for name, shape in parameters.items() if len(shape) == 2]
-    embedding = next((each for each in modules if each.rpartition(".")[2] in _TOKENS), "")
+    embedding = next((each for each in modules if each.rpartition(".")[2] in TOKENS), "")
     return embedding, next((each for each in modules if each in _HEADS), "lm_head")
 
 

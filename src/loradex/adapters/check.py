@@ -4,7 +4,7 @@ Problems have these codes. The file itself: `pickle`, `html`, `git_lfs_pointer`,
 `too_large`, `not_safetensors`, `bad_header`. Its configuration: `bad_config`, `unsupported_type`, `unsupported_option`.
 Its tensors: `unsupported_tensors`, `unsupported_dtype`, `many_adapters`, `duplicate`, `missing_half`, `bad_pair`,
 `missing_tensors`, `bad_extra`, `rank_mismatch`, `not_finite`, `changed`. Its base: `rank_too_large`, `no_match`,
-`unknown_modules`, `task_head`, `vocabulary`, `shape_mismatch`, `other_base`.
+`unknown_modules`, `task_head`, `vocabulary`, `shape_mismatch`, `other_base`. Beside it: `bad_tokenizer`.
 """
 
 from __future__ import annotations
@@ -139,6 +139,14 @@ def _modules(adapter: Adapter, base: ModelInfo) -> list[Problem]:
     return [Problem("unknown_modules", what, _own_base(adapter))]
 
 
+def _as_wide(layer: LoraLayer, shape: LinearShape, adapter: Adapter, base: ModelInfo) -> LinearShape:
+    """Return the shape of a module under the adapter, which may have token ids of its own."""
+    size = adapter.vocab_size(base)
+    if layer.module == base.embedding:
+        return replace(shape, in_features=size)
+    return replace(shape, out_features=size) if layer.module == base.head else shape
+
+
 def _target(layer: LoraLayer, base: ModelInfo) -> LinearShape | None:
     if layer.experts:
         shape = base.parameters.get(layer.module, ())
@@ -165,7 +173,8 @@ def _shapes(adapter: Adapter, base: ModelInfo) -> list[Problem]:
     wrong: dict[tuple[str, int, int, LinearShape], list[str]] = {}
     for module, layer in adapter.layers.items():
         shape = _target(layer, base)
-        if shape is not None and (layer.in_features, layer.out_features) != (shape.in_features, shape.out_features):
+        own = None if shape is None else _as_wide(layer, shape, adapter, base)
+        if own is not None and shape is not None and LinearShape(layer.in_features, layer.out_features) != own:
             wrong.setdefault((kind(module), layer.in_features, layer.out_features, shape), []).append(module)
     return [_misfit(adapter, base, *key, modules) for key, modules in wrong.items()]
 

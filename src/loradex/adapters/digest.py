@@ -1,4 +1,4 @@
-"""What identifies an adapter: SHA-256 over its configuration and its weights, byte for byte."""
+"""What identifies an adapter: SHA-256 over its configuration and its weights, byte for byte, and its added tokens."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from loradex.adapters.files import CONFIG, WEIGHTS
+from loradex.adapters.tokenizer import FILE as VOCABULARY
 from loradex.errors import FilesNotFound
 
 CHUNK_BYTES = 1 << 20
@@ -25,14 +27,16 @@ class Digest:
         """Add the next piece of the weights."""
         self._hash.update(piece)
 
-    def hex(self) -> str:
-        """Return the digest in hexadecimal."""
+    def hex(self, vocabulary: bytes = b"") -> str:
+        """Return the digest in hexadecimal, with the tokens that the adapter adds, if any."""
+        if vocabulary:  # weights say themselves where they end, so that nothing can move between them
+            self._hash.update(b"\nvocabulary\n" + vocabulary)
         return self._hash.hexdigest()
 
 
 def copy_and_digest(
     config: bytes, weights: BinaryIO, target: BinaryIO | None, rest: Callable[[], None] = lambda: None
-) -> str:
+) -> Digest:
     """Return the digest of what is read, and write the same bytes to `target`: neither can differ from the other.
 
     `rest` is called after every piece.
@@ -43,26 +47,33 @@ def copy_and_digest(
         if target is not None:
             target.write(piece)
         rest()
-    return digest.hex()
+    return digest
 
 
-def digest_files(config: Path, weights: Path, rest: Callable[[], None] = lambda: None) -> str:
-    """Return the digest of these two files; `rest` is called after every piece.
+def digest_files(
+    config: Path, weights: Path, rest: Callable[[], None] = lambda: None, *, vocabulary: bytes = b""
+) -> str:
+    """Return the digest of these two files, and of added tokens; `rest` is called after every piece.
 
     Raises:
         FilesNotFound: one of them cannot be read.
     """
     try:
         with weights.open("rb") as file:
-            return copy_and_digest(config.read_bytes(), file, None, rest)
+            return copy_and_digest(config.read_bytes(), file, None, rest).hex(vocabulary)
     except OSError as error:
         raise FilesNotFound(f"{error.filename or weights} cannot be read: {error.strerror or error}") from error
 
 
 def digest(folder: Path) -> str:
-    """Return the digest of the adapter in `folder`, which holds configuration and safetensors.
+    """Return the digest of the stored adapter in `folder`.
 
     Raises:
         FilesNotFound: one of the files cannot be read.
     """
-    return digest_files(folder / "adapter_config.json", folder / "adapter_model.safetensors")
+    added = folder / VOCABULARY
+    try:
+        vocabulary = added.read_bytes() if added.is_file() else b""
+    except OSError as error:
+        raise FilesNotFound(f"{added} cannot be read: {error.strerror or error}") from error
+    return digest_files(folder / CONFIG, folder / WEIGHTS, vocabulary=vocabulary)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from loradex.adapters.adapter import Extra, LoraLayer, Role
 from loradex.adapters.config import LoraConfig
 from loradex.adapters.header import Header
-from loradex.adapters.keys import canonical, parse_extra, parse_key
+from loradex.adapters.keys import canonical, parse_extra, parse_key, said_before
 from loradex.adapters.listing import listed
 from loradex.errors import Problem
 
@@ -44,7 +44,7 @@ def read_extras(
     found: dict[tuple[str, Role], Extra] = {}
     strange, double = [], []
     for name in sorted(header.tensors):
-        if parse_key(name) is not None:
+        if parse_key(name) is not None or said_before(name) in header.tensors:
             continue
         parsed = parse_extra(name)
         if parsed is None:
@@ -148,12 +148,18 @@ def _together(found: Found, layers: Mapping[str, LoraLayer]) -> list[Problem]:
     both = [
         module
         for module, role in found
-        if role == "tokens" and (module in layers or (module, "weight") in found or (module, "base_weight") in found)
+        if role == "tokens" and (module in layers or (module, "weight") in found or _is_beside(module, found))
     ]
     if not both:
         return []
     what = f"Single tokens of {listed(both)} are trained, and the whole of it as well"
     return [Problem("unsupported_option", what, "Train again with one of them")]
+
+
+def _is_beside(module: str, found: Found) -> bool:
+    """Whether the file holds the base's weight of a module, and not under its single tokens, where PEFT puts it."""
+    weight = found.get((module, "base_weight"))
+    return weight is not None and ".token_adapter." not in weight.tensor
 
 
 def _shapes(found: Found, layers: Mapping[str, LoraLayer]) -> list[Problem]:

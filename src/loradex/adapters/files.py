@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from loradex.adapters.tokenizer import tokenizer_files
 from loradex.errors import FilesNotFound
 
 CONFIG = "adapter_config.json"
@@ -26,13 +28,15 @@ _OTHERS = (
 class AdapterFiles:
     """The two files of an adapter, in `folder` or linked from there.
 
-    `pickled` marks weights in PyTorch's old format, which are not read by default.
+    `pickled` marks weights in PyTorch's old format, which are not read by default. `tokenizer` are the files beside
+    them that tell of added tokens, by name.
     """
 
     folder: Path
     config: Path
     weights: Path
     pickled: bool
+    tokenizer: Mapping[str, Path] = field(default_factory=dict)
 
 
 def find_files(folder: Path) -> AdapterFiles:
@@ -50,7 +54,7 @@ def find_files(folder: Path) -> AdapterFiles:
         home = _adapter_folder(folder)
         for name, pickled in ((WEIGHTS, False), (PICKLED, True)):
             if (home / name).is_file():
-                return AdapterFiles(home, home / CONFIG, home / name, pickled)
+                return AdapterFiles(home, home / CONFIG, home / name, pickled, tokenizer_files(home))
     except (OSError, ValueError) as error:  # a name too long, a null byte, no permission
         raise FilesNotFound(f"No adapter at {str(folder)[:200]!r}: {error}") from error
     raise FilesNotFound(f"No adapter at {home}: {WEIGHTS} is missing")

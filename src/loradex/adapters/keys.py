@@ -13,6 +13,12 @@ _WRAPPED = ".base_layer"
 
 PREFIX = "base_model.model."
 
+TOKENS = ("embed_tokens", "wte", "tok_embeddings", "word_embeddings", "embed_in", "shared")
+"""What models call their token embedding."""
+
+EMBEDDINGS = frozenset((*TOKENS, "lm_head", "embed_out"))
+"""And that or the output head, where nothing else is called so."""
+
 # An adapter's own name may stand between `lora_A` and `weight`: state dicts saved without PEFT's `save_pretrained`.
 _LORA = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.(?P<adapter>[^.]+))?\.weight", re.DOTALL)
 _EMBEDDING = re.compile(r"(?P<module>.+)\.lora_embedding_(?P<side>[AB])(?:\.(?P<adapter>[^.]+))?", re.DOTALL)
@@ -21,13 +27,15 @@ _EXTRA: tuple[tuple[re.Pattern[str], Role], ...] = (
     (re.compile(r"(.+)\.lora_magnitude_vector(?:\.[^.]+)?(?:\.weight)?", re.DOTALL), "magnitude"),
     (re.compile(r"(.+)\.lora_B(?:\.[^.]+)?\.bias", re.DOTALL), "pair_bias"),
     (re.compile(r"(.+)\.token_adapter\.trainable_tokens_delta(?:\.[^.]+)?", re.DOTALL), "tokens"),
-    (re.compile(r"(.+)\.base_layer\.weight", re.DOTALL), "base_weight"),
+    (re.compile(r"(.+?)(?:\.token_adapter)?\.base_layer\.weight", re.DOTALL), "base_weight"),
     (re.compile(r"(.+?)(?:\.base_layer)?\.bias", re.DOTALL), "bias"),
     (re.compile(r"(.+)\.weight", re.DOTALL), "weight"),
 )
 
 # Parts of names that stand for what is not served, or for a state dict that was not saved by PEFT.
-_FOREIGN = re.compile(r"\.lora_diag\b|\.(?:modules_to_save|original_module)\.|\.token_adapter\.base_layer\.|^lora_")
+_FOREIGN = re.compile(r"\.lora_diag\b|\.(?:modules_to_save|original_module)\.|^lora_")
+
+_TWICE = re.compile(r"\.(?:modules_to_save|original_module)(?=\.weight$)")
 
 # Where a model that also sees or hears keeps the language model and its head, in newer and in older transformers.
 _LANGUAGE = re.compile(r"^(?:model\.language_model\.|language_model\.model\.)")
@@ -71,6 +79,14 @@ def parse_extra(name: str) -> tuple[str, Role] | None:
         if match is not None and ".lora_" not in match[1]:
             return match[1], role
     return None
+
+
+def said_before(name: str) -> str:
+    """Return under which name PEFT has saved the same tensor already, or the base's of which nothing is used; or "".
+
+    Of a resized embedding in `modules_to_save` it writes all that its wrapper holds.
+    """
+    return _TWICE.sub("", name) if _TWICE.search(name) else ""
 
 
 def canonical(module: str) -> str:

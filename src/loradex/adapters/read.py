@@ -15,7 +15,9 @@ from loradex.adapters.header import Header, read_header
 from loradex.adapters.keys import Key, canonical, parse_key, stacked
 from loradex.adapters.listing import listed
 from loradex.adapters.options import EXPERTS
+from loradex.adapters.tokenizer import read_vocabulary, trains_tokens
 from loradex.adapters.values import DTYPES
+from loradex.adapters.vocabulary import Vocabulary
 from loradex.errors import AdapterInvalid, FilesNotFound, Problem
 
 
@@ -67,12 +69,15 @@ def examine(files: AdapterFiles, digest: str | None = None) -> Examined:
         except AdapterInvalid as error:
             problems += error.problems
     layers: dict[str, LoraLayer] = {}
-    extras = Extras()
+    extras, vocabulary = Extras(), None
     if header is not None:
         layers, found_in_tensors = _layers(header, config)
         extras, found_beside = read_extras(header, config, layers)
         problems += found_in_tensors + found_beside
-        digest = digest or digest_files(files.config, files.weights)
+        vocabulary, found_in_tokenizer = _vocabulary(files, header)
+        problems += found_in_tokenizer
+        added = vocabulary.encoded() if vocabulary else b""
+        digest = digest or digest_files(files.config, files.weights, vocabulary=added)
     adapter = Adapter(
         digest=digest or "",
         path=files.folder,
@@ -85,6 +90,7 @@ def examine(files: AdapterFiles, digest: str | None = None) -> Examined:
         tokens=extras.tokens,
         absent=extras.absent,
         invocation=config.invocation if config else (),
+        vocabulary=vocabulary,
     )
     return Examined(adapter, config, header, tuple(problems))
 
@@ -92,6 +98,15 @@ def examine(files: AdapterFiles, digest: str | None = None) -> Examined:
 def unreadable(folder: Path, problems: tuple[Problem, ...]) -> Examined:
     """Return what is known of an adapter that could not even be brought into PEFT's form: why not."""
     return Examined(Adapter("", folder, {}, 0, 0, 0, None), None, None, problems)
+
+
+def _vocabulary(files: AdapterFiles, header: Header) -> tuple[Vocabulary | None, list[Problem]]:
+    if not trains_tokens(header.tensors):
+        return None, []
+    try:
+        return read_vocabulary(files.tokenizer), []
+    except AdapterInvalid as error:
+        return None, list(error.problems)
 
 
 def _size(path: Path) -> int:

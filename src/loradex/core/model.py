@@ -38,6 +38,7 @@ class ModelInfo:
             those of experts, `[experts, out, in]`, are stacked and may have low-rank pairs.
         embedding: module path of the token embedding; adapters may put a low-rank pair on it too.
         head: module path of the output head, likewise.
+        tied: whether these two have one weight.
     """
 
     id: str
@@ -57,6 +58,7 @@ class ModelInfo:
     parameters: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     embedding: str = ""
     head: str = ""
+    tied: bool = False
 
     def target(self, module: str) -> LinearShape | None:
         """Return the shape of a module on which an adapter may put a low-rank pair, None for any other.

@@ -9,6 +9,7 @@ from typing import Protocol
 from loradex.adapters.adapter import Adapter
 from loradex.core.event import Event
 from loradex.core.grammar import Grammar
+from loradex.core.mix import Mix
 from loradex.core.model import ModelInfo
 from loradex.core.prompt import Prompt
 from loradex.core.request import GenerateRequest
@@ -76,15 +77,25 @@ class Engine(Protocol):
         """Abort what runs and free everything. Does nothing when already stopped."""
         ...
 
-    def encode(self, prompt: Prompt) -> tuple[int, ...]:
-        """Return the token ids of a prompt.
+    async def learn(self, adapter: Adapter) -> bool:
+        """Take note of the tokens that an adapter adds to those of the base; return whether there are any.
+
+        With such an adapter `encode` and `decode` know them, and `generate` can say them. They need not be resident.
+
+        Raises:
+            AdapterInvalid: its tokens cannot be added to the base's.
+        """
+        ...
+
+    def encode(self, prompt: Prompt, mix: Mix[str] | None = None) -> tuple[int, ...]:
+        """Return the token ids of a prompt for the weights in a mix; for the base without.
 
         Raises:
             InvalidRequest: the conversation cannot be rendered, or a token id is outside the vocabulary.
         """
         ...
 
-    def decode(self, tokens: Sequence[int]) -> str:
+    def decode(self, tokens: Sequence[int], mix: Mix[str] | None = None) -> str:
         """Return the text of token ids, special tokens included."""
         ...
 
@@ -154,6 +165,9 @@ class Engine(Protocol):
 
         With `requests`, only in those with these ids; it keeps its weight in a mix. Keys and values that they hold were
         made by other weights, so they are never shared afterwards. Returns how many requests were changed.
+
+        Raises:
+            Conflict: the two have different tokens, so that what was said so far means something else to `new`.
         """
         ...
 

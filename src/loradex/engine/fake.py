@@ -16,6 +16,7 @@ from loradex.adapters.adapter import Adapter
 from loradex.adapters.base_model import model_digest
 from loradex.core.event import Event
 from loradex.core.grammar import Grammar
+from loradex.core.mix import Mix
 from loradex.core.model import LinearShape, ModelInfo
 from loradex.core.prompt import ChatPrompt, Prompt
 from loradex.core.request import GenerateRequest
@@ -114,7 +115,11 @@ class FakeEngine:
         self._slots.clear()
         self._wake()
 
-    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+    async def learn(self, adapter: Adapter) -> bool:
+        """Add no tokens."""
+        return False
+
+    def encode(self, prompt: Prompt, mix: Mix[str] | None = None) -> tuple[int, ...]:
         """Return the bytes of a text, or of a conversation rendered as `role: content` lines.
 
         Raises:
@@ -129,7 +134,7 @@ class FakeEngine:
                 raise InvalidRequest(f"Token id {token} is outside the vocabulary of {EOS + 1}", param="prompt")
         return tuple(prompt)
 
-    def decode(self, tokens: Sequence[int]) -> str:
+    def decode(self, tokens: Sequence[int], mix: Mix[str] | None = None) -> str:
         """Return the text of token ids; the end token shows as `<eos>`."""
         return b"".join(b"<eos>" if token == EOS else bytes((token,)) for token in tokens).decode("utf-8", "replace")
 

@@ -95,7 +95,7 @@ class Runs:
     def _begun(self, asked: Asked, answer: Answer) -> RequestOutput:
         prompt = asked.prompt if isinstance(asked.prompt, str) else None
         if isinstance(asked.prompt, ChatPrompt):
-            prompt = self._service.engine.decode(answer.prompt_tokens)
+            prompt = answer.prompt
         return RequestOutput(
             request_id=str(asked.number),
             prompt=prompt,

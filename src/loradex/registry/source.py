@@ -40,7 +40,9 @@ def find_source(path: Path | str, allowed: Sequence[Path] | None) -> AdapterFile
     try:
         if isinstance(files, ForeignFiles):
             return replace(files, parts={name: _real(part, allowed) for name, part in files.parts.items()})
-        return replace(files, config=_real(files.config, allowed), weights=_real(files.weights, allowed))
+        tokenizer = {name: _real(each, allowed) for name, each in files.tokenizer.items()}
+        config, weights = _real(files.config, allowed), _real(files.weights, allowed)
+        return replace(files, config=config, weights=weights, tokenizer=tokenizer)
     except OSError as error:
         raise FilesNotFound(f"No adapter at {path}: {error}") from error
 

@@ -16,6 +16,10 @@ from typing import BinaryIO
 from loradex.adapters.digest import CHUNK_BYTES, copy_and_digest, digest_files
 from loradex.adapters.files import CONFIG, MAX_CONFIG_BYTES, MAX_WEIGHTS_BYTES, PICKLED, WEIGHTS, AdapterFiles
 from loradex.adapters.formats.detect import ForeignFiles
+from loradex.adapters.header import read_header
+from loradex.adapters.tokenizer import FILE as VOCABULARY
+from loradex.adapters.tokenizer import read_vocabulary, trains_tokens
+from loradex.adapters.vocabulary import Vocabulary
 from loradex.core.model import ModelInfo
 from loradex.errors import AdapterInvalid, FilesNotFound, Problem
 
@@ -53,19 +57,42 @@ def copy_in(files: AdapterFiles | ForeignFiles, folder: Path, base: ModelInfo, r
         target.write(config)
         _finish(target)
     if files.pickled:
-        return _unpickle_in(files.weights, folder, rest)
+        return _unpickle_in(files, folder, rest)
     with opened(files.weights) as file, (folder / WEIGHTS).open("xb") as target:
         digest = copy_and_digest(config, file, target, rest)
         _finish(target)
-    return Copied(digest)
+    return Copied(digest.hex(_add_vocabulary(files, folder)))
 
 
-def _unpickle_in(weights: Path, folder: Path, rest: Rest) -> Copied:
+def _unpickle_in(files: AdapterFiles, folder: Path, rest: Rest) -> Copied:
     from loradex.adapters.pickled import convert  # and numpy with it: listing must not wait for that
 
-    origin = _copy_originals({PICKLED: weights}, folder, rest)
+    origin = _copy_originals({PICKLED: files.weights}, folder, rest)
     convert(folder / ORIGINAL / PICKLED, folder / WEIGHTS)
-    return _settled(folder, f"converted from a pickle with SHA-256 {origin}", rest)
+    vocabulary = _add_vocabulary(files, folder)
+    return _settled(folder, f"converted from a pickle with SHA-256 {origin}", rest, vocabulary)
+
+
+def _add_vocabulary(files: AdapterFiles, folder: Path) -> bytes:
+    """Write the tokens that the tokenizer beside an adapter adds, where it trains any; return what was written."""
+    try:
+        wanted = bool(files.tokenizer) and trains_tokens(read_header(folder / WEIGHTS).tensors)
+    except AdapterInvalid:  # the check will say so
+        return b""
+    vocabulary = _read_tokenizer(files) if wanted else None
+    if vocabulary is None:
+        return b""
+    with (folder / VOCABULARY).open("xb") as target:
+        target.write(vocabulary.encoded())
+        _finish(target)
+    return vocabulary.encoded()
+
+
+def _read_tokenizer(files: AdapterFiles) -> Vocabulary | None:
+    for path in files.tokenizer.values():
+        with opened(path):  # a regular file, and no link that was put in since
+            pass
+    return read_vocabulary(files.tokenizer)
 
 
 def _convert_in(files: ForeignFiles, folder: Path, base: ModelInfo, rest: Rest) -> Copied:
@@ -97,12 +124,12 @@ def _copy_originals(parts: Mapping[str, Path], folder: Path, rest: Rest) -> str:
     return digest.hexdigest()
 
 
-def _settled(folder: Path, note: str, rest: Rest) -> Copied:
+def _settled(folder: Path, note: str, rest: Rest, vocabulary: bytes = b"") -> Copied:
     shutil.rmtree(folder / ORIGINAL)
     for name in (CONFIG, WEIGHTS):
         with (folder / name).open("rb+") as target:
             _finish(target)
-    return Copied(digest_files(folder / CONFIG, folder / WEIGHTS, rest), note)
+    return Copied(digest_files(folder / CONFIG, folder / WEIGHTS, rest, vocabulary=vocabulary), note)
 
 
 @contextmanager

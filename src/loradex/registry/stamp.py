@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from loradex.adapters.files import CONFIG, WEIGHTS
+from loradex.adapters.tokenizer import FILE as VOCABULARY
 
 FILE = "stamp.json"
 
@@ -22,6 +23,7 @@ def take(folder: Path) -> Stamp | None:
     """Return what the file system says of an adapter's files now; None where one is missing."""
     try:
         found = [(folder / name).stat() for name in (CONFIG, WEIGHTS)]
+        found += [(folder / name).stat() for name in (VOCABULARY,) if (folder / name).exists()]
     except OSError:
         return None
     return [[each.st_size, each.st_mtime_ns, each.st_ctime_ns, each.st_ino] for each in found]

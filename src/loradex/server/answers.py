@@ -79,6 +79,10 @@ class Answers:
         """The name that answers; several, one after the other, where the prompts ask for different ones."""
         return self._model
 
+    def prompt(self, index: int) -> str:
+        """Return as text what an answer goes on from, by its index."""
+        return self._answers[index // self._n].prompt
+
     @property
     def headers(self) -> dict[str, str]:
         """The headers that say who has answered so far (before the first word: who begins), and why `auto` chose it."""

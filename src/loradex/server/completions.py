@@ -94,27 +94,27 @@ class _Call:
             id=self._id,
             created=int(time.time()),
             model=answers.model,
-            choices=[self._choice(index, choice) for index, choice in enumerate(choices)],
+            choices=[self._choice(answers, index, choice) for index, choice in enumerate(choices)],
             usage=answers.usage(),
             system_fingerprint=answers.fingerprint,
         )
         return Response(reply.model_dump_json(), headers={**headers, **answers.headers}, media_type="application/json")
 
-    def _choice(self, index: int, choice: Choice) -> CompletionChoice:
+    def _choice(self, answers: Answers, index: int, choice: Choice) -> CompletionChoice:
         return CompletionChoice(
             index=index,
-            text=self._echo(index) + choice.text,
+            text=self._echo(answers, index) + choice.text,
             logprobs=logprobs.for_completion(choice.logprobs) if choice.logprobs else None,
             finish_reason=choice.end.reason if choice.end else None,
             stop_reason=choice.end.stop_reason if choice.end else None,
         )
 
-    def _echo(self, index: int) -> str:
+    def _echo(self, answers: Answers, index: int) -> str:
         """The prompt as text, where the client wants it back before its completion."""
         prompt = self._prompts[index // self._n]
         if not self._body.echo:
             return ""
-        return prompt if isinstance(prompt, str) else self._service.engine.decode(prompt)
+        return prompt if isinstance(prompt, str) else answers.prompt(index)
 
     async def chunks(self, answers: Answers) -> AsyncGenerator[dict[str, Any], None]:
         head = {
@@ -132,7 +132,7 @@ class _Call:
             return {**head, "choices": [{**choice, **more}], **meter.chunk(index)}
 
         for index in range(len(answers)) if self._body.echo else ():
-            yield chunk(index, self._echo(index))
+            yield chunk(index, self._echo(answers, index))
         async for index, event in answers.events():
             meter.count(index, event)
             head["system_fingerprint"] = answers.fingerprint  # it changes with an `immediate` replace

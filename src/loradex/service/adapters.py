@@ -11,7 +11,7 @@ from loradex.adapters.adapter import Adapter
 from loradex.core.adapter import AUTO, DEFAULT_ALIAS, AdapterRef, Reference, check_name
 from loradex.core.defaults import Defaults
 from loradex.engine.base import Engine, Progress
-from loradex.errors import AdapterNotFound, Conflict
+from loradex.errors import AdapterInvalid, AdapterNotFound, Conflict
 from loradex.registry.records import HistoryEntry
 from loradex.registry.registry import Registry
 from loradex.service.intake import Asked, Intake, Source
@@ -115,6 +115,7 @@ class Adapters:
                 progress("check", 0.0)
             async with staged(self._registry, stage) as candidate:
                 seconds = self._clock() - started
+                await self._rendering.learn(candidate.adapter)
                 move = partial(candidate.commit, name, actor, canary)
                 plan = Plan(name, candidate.adapter, move, old, mode, load, progress, also)
                 change = await self._replacer.carry_out(plan)
@@ -131,7 +132,13 @@ class Adapters:
             PathNotAllowed, FilesNotFound, SourceFailed: about the source.
         """
         report = await asyncio.to_thread(self._intake.check, Asked(source, trusted, allow_pickle, sha256))
-        size = self._engine.footprint(report.adapter) if report.adapter is not None else 0
+        size = 0
+        if report.adapter is not None:
+            size = self._engine.footprint(report.adapter)
+            try:
+                await self._rendering.learn(report.adapter)
+            except AdapterInvalid as error:
+                report = with_values(report, problems=(*report.problems, *error.problems))
         rate = self._residency.ledger.load_rate
         return Checked(report, size, size / rate if rate else None)
 

@@ -137,6 +137,11 @@ class Answer:
             await asyncio.wait(running)
 
     @property
+    def prompt(self) -> str:
+        """The prompt as text, special tokens included."""
+        return self._engine.decode(self.prompt_tokens, self.mix.map(lambda ref: ref.digest))
+
+    @property
     def spoken(self) -> Sequence[Mix[AdapterRef]]:
         """The mixes that worked on it so far, in order: after `immediate` replaces more than one."""
         return tuple(self._spoken.values()) or (self.mix,)

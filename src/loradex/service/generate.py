@@ -67,8 +67,8 @@ class Generator:
             asked = self.asked(ask)
             picked = await self._pick(ask, asked)
             mix = asked.map(picked.__getitem__)
-            tokens, sampling = await self._rendering.render(ask, mix)
             try:
+                tokens, sampling = await self._rendering.render(ask, mix)
                 lease = await self._mixing.acquire(asked, picked, ask.priority)
             except (AdapterDamaged, AdapterNotFound):  # a version was removed meanwhile: resolve once more
                 again = await self._pick(ask, asked, again=True)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass, replace
 
+from loradex.adapters.adapter import Adapter
 from loradex.core.adapter import AdapterRef
 from loradex.core.defaults import NO_DEFAULTS, Defaults
 from loradex.core.mix import Mix
 from loradex.core.prompt import ChatPrompt, Message, Prompt
 from loradex.core.sampling import Sampling
 from loradex.engine.base import Engine
-from loradex.errors import InvalidRequest
+from loradex.errors import InvalidRequest, Unsupported
 from loradex.service.ask import Ask
 from loradex.service.fit import fit
 
@@ -23,7 +25,25 @@ SECONDS = 5.0
 _AT_ONCE = 2
 """Threads that may render such templates."""
 
+Read = Callable[[str], Awaitable[Adapter]]
+"""Reads an adapter by its digest."""
+
 _SAMPLES = (Message("user", "Hello"), Message("assistant", "Hello."), Message("user", "What now?"))
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """How prompts become tokens under an adapter.
+
+    Attributes:
+        vocab_size: how many token ids there are.
+        own: the weights by themselves, where they have tokens of their own; else None.
+        template: whether they have a chat template of their own too.
+    """
+
+    vocab_size: int
+    own: Mix[str] | None = None
+    template: bool = False
 
 
 class Rendering:
@@ -33,25 +53,69 @@ class Rendering:
     sandbox that transformers gives to templates, on a thread of its own, within `seconds`.
     """
 
-    def __init__(self, engine: Engine, seconds: float = SECONDS) -> None:
+    def __init__(self, engine: Engine, read: Read, seconds: float = SECONDS) -> None:
         self._engine = engine
+        self._read = read
         self._seconds = seconds
+        self._speech: dict[str, Speech] = {}
         self._threads = asyncio.Semaphore(_AT_ONCE)
 
     async def render(self, ask: Ask, mix: Mix[AdapterRef]) -> tuple[tuple[int, ...], Sampling]:
         """Return tokens and sampling parameters. The defaults of one adapter apply, of several none.
 
         Raises:
-            InvalidRequest: the prompt is empty, the conversation cannot be rendered, or the grammar has a mistake.
-            Unsupported: the engine holds answers to no form.
+            InvalidRequest: the prompt is empty, the conversation cannot be rendered, the grammar has a mistake, or the mix
+                is of adapters with tokens of their own.
+            Unsupported: the engine holds answers to no form, or not those of an adapter with tokens of its own.
             ContextLengthExceeded: prompt, or prompt and `min_tokens`, do not fit the context.
+            AdapterDamaged, AdapterInvalid: an adapter's files are gone or changed, or its tokens do not fit the base's.
         """
         defaults = mix.adapters[0].defaults if len(mix.members) == 1 else NO_DEFAULTS
-        tokens = await self._encode(defaults.prompt(ask.prompt))
+        speech = await self._spoken(mix)
+        tokens = await self._encode(defaults.prompt(ask.prompt), speech)
         sampling = defaults.sampled(ask.sampling, ask.fixed, self._engine.info.max_model_len)
         if sampling.grammar is not None:
+            if speech.own is not None:
+                raise Unsupported(
+                    f"`{mix}` has tokens that the base does not have: its answers cannot be held to a form",
+                    hint=f"Leave out `{sampling.grammar.param}`, and say in the prompt what the answer should look like",
+                )
             await self._engine.compile(sampling.grammar)
-        return tokens, fit(sampling, len(tokens), self._engine.info)
+        return tokens, fit(sampling, len(tokens), replace(self._engine.info, vocab_size=speech.vocab_size))
+
+    async def learn(self, adapter: Adapter) -> Speech:
+        """Take note of the tokens that an adapter adds.
+
+        Raises:
+            AdapterInvalid: they do not fit the base's.
+        """
+        known = self._speech.get(adapter.digest)
+        if known is None:
+            info, own = self._engine.info, Mix.of(adapter.digest)
+            if await self._engine.learn(adapter):
+                template = adapter.vocabulary is not None and adapter.vocabulary.chat_template != ""
+                known = Speech(adapter.vocab_size(info), own, template)
+            else:
+                known = Speech(info.vocab_size)
+            self._speech[adapter.digest] = known
+        return known
+
+    def is_plain(self, ref: AdapterRef) -> bool:
+        """Whether a version is known to have no tokens but those of the base."""
+        known = self._speech.get(ref.digest)
+        return known is not None and known.own is None
+
+    async def _spoken(self, mix: Mix[AdapterRef]) -> Speech:
+        speech = Speech(self._engine.info.vocab_size)
+        for ref, weight in mix.members:
+            speech = self._speech.get(ref.digest) or await self.learn(await self._read(ref.digest))
+            if speech.own is not None and (len(mix.members) > 1 or weight != 1.0):
+                raise InvalidRequest(
+                    f"`{ref}` has tokens that the base does not have, so it answers only by itself, not as `{mix}`",
+                    hint=f"Ask for `{ref.name}` alone",
+                    param="model",
+                )
+        return speech
 
     async def try_out(self, defaults: Defaults) -> None:
         """Render a conversation, before anybody's request does.
@@ -60,15 +124,16 @@ class Rendering:
             InvalidRequest: the chat template has a mistake, or takes too long.
         """
         if defaults.chat_template:
-            await self._encode(defaults.prompt(ChatPrompt(_SAMPLES)))
+            prompt = defaults.prompt(ChatPrompt(_SAMPLES))
+            await self._encode(prompt, Speech(self._engine.info.vocab_size))
 
-    async def _encode(self, prompt: Prompt) -> tuple[int, ...]:
-        if not isinstance(prompt, ChatPrompt) or prompt.template is None:
-            return self._engine.encode(prompt)
+    async def _encode(self, prompt: Prompt, speech: Speech) -> tuple[int, ...]:
+        if not isinstance(prompt, ChatPrompt) or (prompt.template is None and not speech.template):
+            return self._engine.encode(prompt, speech.own)
         try:
             async with asyncio.timeout(self._seconds):
                 await self._threads.acquire()
-                return await _apart(lambda: self._engine.encode(prompt), self._threads.release)
+                return await _apart(lambda: self._engine.encode(prompt, speech.own), self._threads.release)
         except TimeoutError as error:
             raise InvalidRequest(
                 f"The chat template took more than {self._seconds:g} s",

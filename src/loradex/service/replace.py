@@ -192,7 +192,7 @@ class Replacer:
             log.warning("%s was not prepared, so its first load takes longer: %s", plan.adapter.digest[:12], error)
 
     async def _warm(self, digest: str) -> None:
-        tokens = self._engine.encode("Hello") or (0,)
+        tokens = self._engine.encode("Hello", Mix.of(digest)) or (0,)
         request = GenerateRequest(f"warm-{uuid.uuid4().hex}", tokens, _ONE_TOKEN, Mix.of(digest))
         async with closing(self._engine.generate(request)) as events:
             async for event in events:

@@ -114,7 +114,7 @@ class Service:
             loaded=self.metrics.loaded,
         )
         self._names = Names(registry, lambda: engine.info, clock)
-        rendering = Rendering(engine)
+        rendering = Rendering(engine, self._read)
         mixing = Mixing(self.residency, self._read, max_loras, max_queue_seconds)
         replacer = Replacer(registry, engine, self.residency, self._names, pins, self.metrics, clock)
         self.rollout = Rollout(registry, engine, self._names, replacer)

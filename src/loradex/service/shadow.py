@@ -139,7 +139,8 @@ class Shadows:
         began = self._clock()
         own = f"shadow-{uuid.uuid4().hex}"
         request = replace(copy.request, id=own, mix=Mix.of(copy.shadow.digest), priority=LOWEST)
-        if copy.shadow.defaults != copy.ref.defaults:
+        alike = copy.shadow.defaults == copy.ref.defaults
+        if not (alike and self._rendering.is_plain(copy.shadow) and self._rendering.is_plain(copy.ref)):
             tokens, sampling = await self._rendering.render(copy.ask, Mix.of(copy.shadow))
             request = replace(request, tokens=tokens, sampling=sampling)
         text, reason = "", ""
@@ -170,6 +171,6 @@ class Shadows:
     def _told(
         self, ref: AdapterRef, request: GenerateRequest, text: str, reason: str, seconds: float
     ) -> dict[str, Any]:
-        prompt = self._engine.decode(request.tokens)
+        prompt = self._engine.decode(request.tokens, Mix.of(ref.digest))
         said = {"text": text, "finish_reason": reason, "seconds": seconds}
         return {"adapter": str(ref), "digest": ref.digest, "prompt": prompt, **said}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -28,6 +29,7 @@ from loradex.adapters.formats.torch_file import TorchFile, write_torch_file
 from loradex.adapters.formats.torch_pickle import BadPickle, load_pickle
 from loradex.adapters.formats.yaml_file import read_yaml
 from loradex.adapters.header import read_header
+from loradex.adapters.tokenizer import read_vocabulary
 from loradex.errors import AdapterInvalid, Problem
 from tests.adapters.formats import test_nemo as nemo
 from tests.adapters.formats.mutating import mutations
@@ -57,6 +59,7 @@ def _pickle(path: Path) -> object:
 
 READERS: dict[str, tuple[str, Read]] = {
     "safetensors": ("adapter_model.safetensors", read_header),
+    "tokenizer": ("tokenizer.json", lambda path: read_vocabulary({"tokenizer.json": path})),
     "config": ("adapter_config.json", lambda path: parse_config(path.read_bytes())),
     "gguf": ("adapter.gguf", _foreign("gguf", "adapter.gguf")),
     "edge": (EDGE_WEIGHTS, _foreign("edge", EDGE_WEIGHTS)),
@@ -79,6 +82,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_torch_file(folder / "adapter_model.bin", read_safetensors(folder / "adapter_model.safetensors"))
     with zipfile.ZipFile(folder / "adapter_model.bin") as archive:
         (folder / "data.pkl").write_bytes(archive.read("model_weights/data.pkl"))
+    tokens = [{"id": 256, "content": "<tool>", "special": True}, {"id": 257, "content": "<end>", "lstrip": False}]
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0}}, "added_tokens": tokens}))
     (folder / "model_config.yaml").write_text(yaml.safe_dump(nemo.CONFIG))
     return folder
 

@@ -130,6 +130,45 @@ OPTIONS: dict[str, Option] = {
 }
 """The rows of the matrix."""
 
+MORE, FEWER = tiny.VOCAB + 9, 300
+ENDS = ["embed_tokens", "lm_head"]
+
+VOCABULARIES: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "linears": ("added tokens, LoRA on linears", MORE, {"target_modules": ["q_proj", "down_proj"]}),
+    "saved": (
+        "added tokens, `modules_to_save` of embedding and head",
+        MORE,
+        {"target_modules": ["q_proj"], "modules_to_save": ENDS},
+    ),
+    "pairs": ("added tokens, LoRA on embedding and head", tiny.VOCAB + 3, {"target_modules": [*ENDS, "v_proj"]}),
+    "dora": (
+        "added tokens, LoRA on embedding and head with `use_dora`",
+        MORE,
+        {"target_modules": [*ENDS, "v_proj"], "use_dora": True},
+    ),
+    "tokens": (
+        "added tokens, `trainable_token_indices`",
+        MORE,
+        {"target_modules": ["q_proj"], "trainable_token_indices": [MORE - 1, 7, tiny.VOCAB + 2]},
+    ),
+    "fewer": ("fewer tokens than the base", FEWER, {"target_modules": ["q_proj"]}),
+    "fewer, saved": (
+        "fewer tokens than the base, `modules_to_save` of embedding and head",
+        FEWER,
+        {"target_modules": ["q_proj"], "modules_to_save": ENDS},
+    ),
+    "spare rows": (
+        "added tokens in spare rows of the base, `trainable_token_indices`",
+        tiny.VOCAB,
+        {"target_modules": ["q_proj"], "trainable_token_indices": [259, 300]},
+    ),
+}
+"""Rows of the matrix for vocabularies of an adapter's own: how many token ids there are, and what is trained.
+
+`test_vocabulary` compares them."""
+
+VOCABULARY_FAMILIES = ("llama", "qwen2", "gemma3")
+
 MIXED = (
     *("rank_pattern", "use_rslora", "use_dora", "norms", "linear", "ends", "head_dora", "embedding_dora"),
     *("tokens_apart", "experts", "experts_down"),
@@ -179,6 +218,9 @@ def matrix() -> str:
     for name, option in OPTIONS.items():
         cells = ["yes" if family in option.families else "" for family in families]
         lines.append(f"| {option.says} | {' | '.join(cells)} | {'yes' if name in MIXED else ''} |")
+    for says, _, _ in VOCABULARIES.values():
+        cells = ["yes" if family in VOCABULARY_FAMILIES else "" for family in families]
+        lines.append(f"| {says} | {' | '.join(cells)} |  |")
     return "\n".join(lines) + "\n"
 
 

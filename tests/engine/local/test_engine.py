@@ -284,9 +284,9 @@ async def test_half_a_character_is_not_shown_until_it_is_whole(llama, running: R
         euro = engine.encode("€")
         assert len(euro) == 3
         for prompt in (PROMPT, (*PROMPT, euro[0]), ()):
-            stream = Detokenizer(engine._text, prompt, skip_special_tokens=True)
+            stream = Detokenizer(engine._texts.base, prompt, skip_special_tokens=True)
             assert [stream.push(token) for token in (*euro, *b"!")] == ["", "", "€", "!"]
-        assert engine._text.piece(euro[0]) == ""
+        assert engine._texts.base.piece(euro[0]) == ""
 
 
 @pytest.mark.parametrize(

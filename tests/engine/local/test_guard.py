@@ -66,9 +66,7 @@ def test_its_own_thread_looks(guard: Guard, tmp_path: Path, monkeypatch: pytest.
     assert guard._thread is None or not guard._thread.is_alive()
 
 
-def test_where_no_lease_can_be_had_it_is_a_copy(
-    guard: Guard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_no_lease_can_be_had_it_is_a_copy(guard: Guard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_lease", lambda handle: False)
     path, memory = mapped(guard, tmp_path)
     os.truncate(path, 0)

@@ -73,7 +73,7 @@ async def test_a_template_that_does_not_work_is_refused_before_a_request_needs_i
 
 
 async def test_a_slow_template_stops_nobody(service: Service) -> None:
-    slow = asyncio.create_task(Rendering(service.engine).try_out(Defaults(chat_template=SLOW)))
+    slow = asyncio.create_task(Rendering(service.engine, service._read).try_out(Defaults(chat_template=SLOW)))
     turns = 0
     while not slow.done():
         await asyncio.sleep(0)
@@ -83,7 +83,7 @@ async def test_a_slow_template_stops_nobody(service: Service) -> None:
 
 
 async def test_a_template_that_takes_too_long_is_given_up(service: Service) -> None:
-    rendering = Rendering(service.engine, seconds=0.01)
+    rendering = Rendering(service.engine, service._read, seconds=0.01)
     for _ in range(3):  # more often than there are threads
         with pytest.raises(InvalidRequest, match=r"took more than 0\.01 s"):
             await rendering.try_out(Defaults(chat_template=SLOW))

@@ -89,7 +89,8 @@ class Batch:
     `taken` are the segments that the LoRA kernel computes where a linear has it, as it reads them, and `left` those
     that it leaves to the reference. Without kernel, or segments for it, `taken` is None. `heads` are the segments of
     the rows that go on to the output head, where some adapter changes it. `changes` says whether the
-    adapter of some row does more than to add pairs to linears.
+    adapter of some row does more than to add pairs to linears. `tokens` (`[rows]`) are the token ids where some are
+    beyond the base's vocabulary, which is then given others.
     """
 
     prompts: tuple[Rows, ...]
@@ -100,6 +101,7 @@ class Batch:
     left: tuple[Segment, ...] = ()
     heads: tuple[Segment, ...] = ()
     changes: bool = False
+    tokens: torch.Tensor | None = None
 
 
 class Step:

@@ -96,7 +96,8 @@ class Weights:
     """An adapter as the tables take it in, by module path.
 
     `pairs` are those on linears, `changes` what it does to these and to other modules; `experts` has its pairs on their
-    stacked weights, by the name of the parameter. With an `invocation` it acts only from these tokens on.
+    stacked weights, by the name of the parameter. With an `invocation` it acts only from these tokens on. `vocab_size`
+    is how many token ids there are under it, None for as many as under the base.
     """
 
     pairs: Mapping[str, LoraPair]
@@ -104,6 +105,7 @@ class Weights:
     experts: Mapping[str, Mapping[str, LoraPair]]
     nbytes: int
     invocation: tuple[int, ...] = ()
+    vocab_size: int | None = None
 
 
 def apply_changes(x: torch.Tensor, y: torch.Tensor, segments: Sequence[Segment], table: Mapping[int, Change]) -> None:

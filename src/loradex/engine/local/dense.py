@@ -27,9 +27,10 @@ class Dense:
     transposed: bool = False
 
     def equals(self, other: torch.Tensor, rest: Callable[[], None]) -> bool:
-        """Whether `other`, of the same shape, holds the same values."""
-        for begin in range(0, self.count, 256):
-            end = min(begin + 256, self.count)
+        """Whether `other`, as wide, holds the same values in the rows that both have."""
+        count = min(self.count, other.shape[0])
+        for begin in range(0, count, 256):
+            end = min(begin + 256, count)
             if not torch.equal(self.rows(begin, end), other[begin:end]):
                 return False
             rest()

@@ -17,6 +17,7 @@ from loradex.adapters.base_model import read_model_info
 from loradex.adapters.packs import PackFolder
 from loradex.core.event import Event, Finished
 from loradex.core.grammar import Grammar
+from loradex.core.mix import Mix
 from loradex.core.model import ModelInfo
 from loradex.core.prompt import Prompt
 from loradex.core.request import GenerateRequest
@@ -45,9 +46,10 @@ from loradex.engine.local.sequence import Sequence as Answer
 from loradex.engine.local.slots import Slots
 from loradex.engine.local.team import dismiss
 from loradex.engine.local.text import Text
+from loradex.engine.local.texts import Texts
 from loradex.engine.local.weights import Contents
 from loradex.engine.memory import require_memory
-from loradex.errors import ConfigInvalid, EngineStopped, Overloaded
+from loradex.errors import ConfigInvalid, Conflict, EngineStopped, Overloaded
 
 SMALL = 64 << 20
 """Bytes of weights below which the threads wait for each other longer than they compute (`benchmarks/LOG.md`)."""
@@ -110,13 +112,17 @@ class LocalEngine:
         self._running()
         write_directory(self._model, self.info, limits, Path(self.config.model), folder, tell)
 
-    def encode(self, prompt: Prompt) -> tuple[int, ...]:
-        """Return the token ids of a prompt; see `Text.encode` for what it raises."""
-        return self._text.encode(prompt)
+    async def learn(self, adapter: Adapter) -> bool:
+        """Take note of the tokens that an adapter adds; raises AdapterInvalid where they are another base's."""
+        return await asyncio.to_thread(self._texts.learn, adapter, adapter.vocab_size(self.info))
 
-    def decode(self, tokens: Sequence[int]) -> str:
+    def encode(self, prompt: Prompt, mix: Mix[str] | None = None) -> tuple[int, ...]:
+        """Return the token ids of a prompt; see `Text.encode` for what it raises."""
+        return self._texts.of(mix).encode(prompt)
+
+    def decode(self, tokens: Sequence[int], mix: Mix[str] | None = None) -> str:
         """Return the text of token ids, special tokens included."""
-        return self._text.decode(tokens)
+        return self._texts.of(mix).decode(tokens)
 
     async def compile(self, grammar: Grammar) -> None:
         """Compile a grammar, off the event loop; see `Constraints.begin` for what it raises."""
@@ -163,6 +169,7 @@ class LocalEngine:
         loop = self._running()
         if adapter.digest in loop.snapshot.places:
             return LoadReport(0.0, 0.0, 0)
+        await self.learn(adapter)
         began = time.perf_counter()
         try:
             weights = await self._loader.load(adapter, self._fit)
@@ -183,7 +190,15 @@ class LocalEngine:
         """Put resident `new` in the place of `old`, in all requests or those with these ids, at a step boundary.
 
         Returns how many moved. A request that begins while this is awaited is not moved.
+
+        Raises:
+            Conflict: the two have different tokens, so that what was said so far means something else to `new`.
         """
+        if not self._texts.same(old, new):
+            raise Conflict(
+                "The versions have different tokens: running answers end on the one with which they began",
+                hint="Replace with `--mode drain`",
+            )
         return await asyncio.wrap_future(self._running().switch(old, new, requests))
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
@@ -202,7 +217,9 @@ class LocalEngine:
         answer.priority = request.priority
         if sampling.grammar is not None:
             answer.constraint = await asyncio.to_thread(self._constraints.begin, sampling.grammar)
-        output = Output(self._text, answer, self._eos, self.info.max_model_len)
+        text = self._texts.of(request.mix)
+        answer.ends = text.ends
+        output = Output(text, answer, (*self._eos, *text.ends), self.info.max_model_len)
         messages: asyncio.Queue[Message] = asyncio.Queue()
         self._queues[key] = messages
         finished = False
@@ -256,9 +273,9 @@ class LocalEngine:
             self._model = base_model.load(self.config, folder, device)
         else:
             self._model = read_directory(folder, manifest, self.config.max_loras)
-        self._text = Text(str(folder), None, self._model.vocab_size)
-        self._eos = _end_tokens(self._model, self._text)
-        self._constraints = Constraints(self._text.fast, self._model.vocab_size, self._eos)
+        self._texts = Texts(Text(str(folder), None, self._model.vocab_size))
+        self._eos = _end_tokens(self._model, self._texts.base)
+        self._constraints = Constraints(self._texts.base.fast, self._model.vocab_size, self._eos)
         tell("cache", 0.8)
         blocks, max_len = _make_blocks(self.config, self._model)
         kind = Fp8Cache if self.config.kv_cache_dtype == "fp8" else KVCache
@@ -295,7 +312,7 @@ class LocalEngine:
             max_model_len=max_len,
             linears=self._model.shapes(),
             digest=offline.digest,
-            has_chat_template=self._text.has_chat_template,
+            has_chat_template=self._texts.base.has_chat_template,
             head_dim=offline.head_dim,
             quantization=self._model.quantization,
             kv_cache_dtype=self.config.kv_cache_dtype,
@@ -304,6 +321,7 @@ class LocalEngine:
             | self._model.stacks(),
             embedding=self._model.embedding,
             head=self._model.head,
+            tied=self._model.tied,
         )
 
 

@@ -60,7 +60,14 @@ def fit(adapter: Adapter, contents: Contents, base: BaseModel, rest: Rest) -> We
         if links:
             changes[module] = chain(links)
         rest()
-    return Weights(pairs, changes, experts, contents.nbytes, adapter.invocation)
+    size = _vocab_size(extras, base)
+    return Weights(pairs, changes, experts, contents.nbytes, adapter.invocation, size)
+
+
+def _vocab_size(extras: Mapping[str, Tensors], base: BaseModel) -> int | None:
+    own = extras.get(base.embedding, {})
+    weight = own.get("weight", own.get("base_weight"))
+    return None if weight is None or weight.shape[0] == base.vocab_size else weight.shape[0]
 
 
 def _take_experts(pairs: dict[str, LoraPair], base: BaseModel) -> dict[str, dict[str, LoraPair]]:
@@ -92,10 +99,13 @@ def _linear(base: Dense, own: Tensors, pair: LoraPair | None, rest: Rest) -> tup
     links: list[Change] = []
     bias = base.bias
     new_bias = own.get("bias", bias)
-    weight = _new_weight(base, own, rest)
+    weight, more = _new_weight(base, own, rest)
     if weight is not None:
         links.append(matrix(weight, new_bias))
         base, bias = _of(weight), new_bias
+    elif more is not None:
+        links.append(token_logits(*_beyond(base, more)))
+        base = _longer(base, more)
     scale = None
     if "magnitude" in own and pair is not None:
         scale = own["magnitude"].flatten().float() / row_lengths(base.rows, base.count, pair, rest)
@@ -121,10 +131,13 @@ def _embedding(
     links: list[Change] = []
     base = dense(module)
     factor = float(getattr(module, "embed_scale", 1.0))
-    weight = _new_weight(base, own, rest)
+    weight, more = _new_weight(base, own, rest)
     if weight is not None:
         links.append(embedding(weight, factor))
         base = _of(weight)
+    elif more is not None:
+        links.append(token_embeddings(*_beyond(base, more), factor))
+        base = _longer(base, more)
     if pair is not None:
         if "magnitude" in own:
             scale = own["magnitude"].flatten().float() / column_lengths(base.rows, base.count, pair, rest)
@@ -136,16 +149,33 @@ def _embedding(
     return links
 
 
-def _new_weight(base: Dense, own: Tensors, rest: Rest) -> torch.Tensor | None:
-    """Return the weight that stands in the place of the base's, None where it is the same or there is none.
+def _new_weight(base: Dense, own: Tensors, rest: Rest) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Return the weight that stands in the place of the base's, or, where it is the same, the rows that it has more.
 
-    PEFT saves the base's own embedding beside a pair on it: that need not be kept twice.
+    PEFT saves the base's own embedding beside a pair on it, and where tokens were added: that need not be kept twice.
     """
     weight = own.get("weight", own.get("base_weight"))
     if weight is None:
-        return None
+        return None, None
     weight = weight.t() if base.transposed else weight
-    return None if base.equals(weight, rest) else weight
+    if not base.equals(weight, rest):
+        return weight, None
+    return None, weight[base.count :] if weight.shape[0] > base.count else None
+
+
+def _beyond(base: Dense, more: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the ids of tokens that the base has not, and their rows."""
+    return torch.arange(base.count, base.count + more.shape[0], device=more.device), more
+
+
+def _longer(base: Dense, more: torch.Tensor) -> Dense:
+    """Return the base's weight with more rows."""
+
+    def rows(begin: int, end: int) -> torch.Tensor:
+        known = base.rows(min(begin, base.count), min(end, base.count))
+        return torch.cat((known, more[max(begin - base.count, 0) : max(end - base.count, 0)].to(known.dtype)))
+
+    return Dense(rows, base.count + more.shape[0], base.bias)
 
 
 def _of(weight: torch.Tensor) -> Dense:

@@ -8,12 +8,13 @@ from itertools import accumulate, groupby
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from loradex.core.mix import Mix
 from loradex.engine.local.batch import Batch, Decodes, Divide, Rows
 from loradex.engine.local.change import Weights
 from loradex.engine.local.lora import Segment
 from loradex.engine.local.model import BaseModel
 from loradex.engine.local.plan import Chunk, StepPlan
-from loradex.engine.local.sampler import Choice, sample
+from loradex.engine.local.sampler import FORBIDDEN, Choice, sample
 from loradex.engine.local.slots import Slots
 from loradex.engine.local.team import dismiss
 
@@ -32,6 +33,7 @@ class Runner:
         self.block_size = block_size
         self.eos = eos
         self.divide = divide
+        self._vocabularies: dict[str, int] = {}  # how many token ids there are, where not as many as under the base
         self._changing: set[int] = set()  # slots whose adapters do more than add pairs to linears
         self._offsets = torch.arange(block_size)
 
@@ -46,6 +48,9 @@ class Runner:
             self.model.linears[module].put(slot, pair)
         if weights.changes:
             self._changing.add(slot)
+        if weights.vocab_size is not None:
+            self._vocabularies[digest] = weights.vocab_size
+            self.model.seats[self.model.head].widen(slot, weights.vocab_size)
         for module, change in weights.changes.items():
             self.model.place(module).change(slot, change)
         for module, pairs in weights.experts.items():
@@ -56,6 +61,8 @@ class Runner:
         """Take an adapter's tensors out of the tables."""
         slot = self.slots.free(digest)
         self._changing.discard(slot)
+        if self._vocabularies.pop(digest, None) is not None:
+            self.model.seats[self.model.head].widen(slot, None)
         for linear in self.model.linears.values():
             linear.put(slot, None)
             linear.change(slot, None)
@@ -80,25 +87,40 @@ class Runner:
 
     @torch.inference_mode()
     def logits(self, plan: StepPlan) -> torch.Tensor:
-        """Compute a plan; return logits `[sampling chunks, vocabulary]` in the model's dtype, in the plan's order."""
+        """Compute a plan; return logits `[sampling chunks, vocabulary]` in the model's dtype, in the plan's order.
+
+        The vocabulary is the largest of the step: ids that a row's own does not have are forbidden.
+        """
         device = self.model.device
-        tokens = [token for chunk in plan.chunks for token in _tokens(chunk)]
+        tokens = torch.tensor([token for chunk in plan.chunks for token in _tokens(chunk)], device=device)
         positions = [chunk.start + i for chunk in plan.chunks for i in range(chunk.length)]
         ends = list(accumulate(chunk.length for chunk in plan.chunks))
         last = [end - 1 for end, chunk in zip(ends, plan.chunks, strict=True) if chunk.samples]
-        self.model.step.batch = self._batch(plan.chunks, ends)
+        self.model.step.batch = self._batch(plan.chunks, ends, tokens if self._vocabularies else None)
         try:
             output = self.model.module(
-                input_ids=torch.tensor([tokens], device=device),
+                input_ids=(tokens.clamp(max=self.model.vocab_size - 1) if self._vocabularies else tokens).unsqueeze(0),
                 position_ids=torch.tensor([positions], device=device),
                 use_cache=False,
                 logits_to_keep=torch.tensor(last, dtype=torch.long, device=device),
             )
         finally:
             self.model.step.batch = None
-        return output.logits[0]
+        return self._bounded(output.logits[0], [chunk for chunk in plan.chunks if chunk.samples])
 
-    def _batch(self, chunks: Sequence[Chunk], ends: Sequence[int]) -> Batch:
+    def _bounded(self, logits: torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
+        """Forbid the ids that a row's adapter does not have."""
+        if self._vocabularies:
+            for row, chunk in zip(logits, chunks, strict=True):
+                row[self._vocab_size(chunk.sequence.mix) :] = FORBIDDEN
+        return logits
+
+    def _vocab_size(self, mix: Mix[str]) -> int:
+        # Whoever has token ids of its own answers by itself.
+        first = mix.members[0][0] if mix.members else ""
+        return self._vocabularies.get(first, self.model.vocab_size)
+
+    def _batch(self, chunks: Sequence[Chunk], ends: Sequence[int], tokens: torch.Tensor | None) -> Batch:
         device, cells = self.model.device, [self._cells(chunk) for chunk in chunks]
         written = torch.cat([own[chunk.start :] for own, chunk in zip(cells, chunks, strict=True)])
         placed = list(zip(chunks, ends, cells, strict=True))
@@ -117,6 +139,7 @@ class Runner:
             if self.model.head_changes
             else (),
             any(segment.slot in self._changing for segment in segments),
+            tokens,
         )
 
     def _cells(self, chunk: Chunk) -> torch.Tensor:

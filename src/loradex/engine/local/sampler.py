@@ -82,7 +82,7 @@ def _adjust(row: torch.Tensor, sequence: Sequence, eos: tuple[int, ...]) -> None
     if sampling.logit_bias:
         row[list(sampling.logit_bias)] += torch.tensor(list(sampling.logit_bias.values()), device=row.device)
     if sequence.output_len < sampling.min_tokens:
-        row[[*eos, *sampling.stop_token_ids]] = FORBIDDEN
+        row[[*eos, *sequence.ends, *sampling.stop_token_ids]] = FORBIDDEN
     if sampling.repetition_penalty != 1.0:
         seen = torch.tensor(sequence.tokens, device=row.device).unique()
         values = row[seen]

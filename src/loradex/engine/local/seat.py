@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from loradex.engine.local.batch import Step
 from loradex.engine.local.change import Change, apply_changes
+from loradex.engine.local.lora import Segment
 
 
 class Seat:
@@ -27,6 +29,7 @@ class Seat:
         self.head = head
         self._table: dict[int, Change] = {}
         self._hook: RemovableHandle | None = None
+        self._widths: dict[int, int] = {}
 
     @property
     def busy(self) -> bool:
@@ -45,11 +48,33 @@ class Seat:
             self._hook.remove()
             self._hook = None
 
+    def widen(self, slot: int, width: int | None) -> None:
+        """Set or clear how many outputs a head has under the adapter in a slot."""
+        if width is None:
+            self._widths.pop(slot, None)
+        else:
+            self._widths[slot] = width
+
     def _apply(self, module: nn.Module, inputs: tuple[torch.Tensor, ...], y: torch.Tensor) -> Any:
         batch = self._step.batch
-        segments = () if batch is None or not batch.changes else batch.heads if self.head else batch.segments
-        if segments:
-            apply_changes(inputs[0][0], y[0], segments, self._table)  # all rows of a step are in a batch of one
+        if batch is None or not batch.changes:
+            return y
+        x, segments = inputs[0][0], batch.heads if self.head else batch.segments  # all rows are in a batch of one
+        if batch.tokens is not None and not x.is_floating_point():
+            x = batch.tokens
+        if any(segment.slot in self._widths for segment in segments):
+            return self._apply_widely(x, y, segments)
+        apply_changes(x, y[0], segments, self._table)
+        return y
+
+    def _apply_widely(self, x: torch.Tensor, y: torch.Tensor, segments: Sequence[Segment]) -> torch.Tensor:
+        """Give each row as many outputs as its adapter has; what lies beyond them means nothing."""
+        width = y.shape[-1]
+        own = [segment for segment in segments if segment.slot in self._widths]
+        y = functional.pad(y, (0, max(0, *(self._widths[segment.slot] - width for segment in own))))
+        apply_changes(x, y[0, :, :width], [segment for segment in segments if segment not in own], self._table)
+        for segment in own:
+            apply_changes(x, y[0, :, : self._widths[segment.slot]], [segment], self._table)
         return y
 
 

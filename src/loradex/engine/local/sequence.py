@@ -29,6 +29,7 @@ class Sequence:
         arrival: its number in the order of arrival.
         priority: lower is admitted earlier, and gives way later.
         constraint: where it is in the form that it must have; None for any form.
+        ends: tokens that end it beside those of the base.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Sequence:
     priority: int = 0
     phases: tuple[Phase, ...] = ()
     constraint: Constraint | None = None
+    ends: tuple[int, ...] = ()
 
     @property
     def pending(self) -> int:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import TemplateError
+from tokenizers import AddedToken as Added
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from loradex.adapters.vocabulary import AddedToken, Vocabulary
 from loradex.core.prompt import ChatPrompt, Prompt
-from loradex.errors import ConfigInvalid, InvalidRequest, Unsupported
+from loradex.errors import AdapterInvalid, ConfigInvalid, InvalidRequest, Problem, Unsupported
 
 # A template is a program: whatever it does wrong is the fault of the request that brought it, or of its messages.
 _TEMPLATE_ERRORS = (
@@ -26,7 +29,7 @@ _TEMPLATE_ERRORS = (
 
 
 class Text:
-    """The tokenizer of a base model, with its chat template."""
+    """The tokenizer of a base model, with its chat template; `ends` are tokens that end an answer under an adapter."""
 
     def __init__(self, path: str, revision: str | None, vocab_size: int) -> None:
         """Read the tokenizer in the model's folder.
@@ -48,7 +51,52 @@ class Text:
             )
         self.tokenizer = tokenizer
         self.vocab_size = vocab_size
+        self.ends: tuple[int, ...] = ()
         self.fast: Tokenizer = tokenizer.backend_tokenizer
+
+    def differs(self, vocabulary: Vocabulary) -> bool:
+        """Whether an adapter's tokenizer has other tokens, another end or another chat template."""
+        return bool(
+            [token for token in vocabulary.tokens if self._id(token) != token.id]
+            or vocabulary.eos not in ("", self.tokenizer.eos_token)
+            or vocabulary.chat_template not in ("", self.tokenizer.chat_template)
+        )
+
+    def extended(self, vocabulary: Vocabulary | None, vocab_size: int) -> Text:
+        """Return this text with the tokens that an adapter adds, and as many token ids as it has.
+
+        Raises:
+            AdapterInvalid: they cannot have the ids that they have in the adapter's tokenizer: that is another base's.
+        """
+        text = copy.copy(self)
+        text.vocab_size = vocab_size
+        if vocabulary is None:
+            return text
+        text.tokenizer = copy.deepcopy(self.tokenizer)
+        for token in vocabulary.tokens:
+            text._add(token)
+        if vocabulary.eos:
+            text.tokenizer.eos_token = vocabulary.eos
+            text.ends = (text.tokenizer.convert_tokens_to_ids(vocabulary.eos),)
+        text.tokenizer.chat_template = vocabulary.chat_template or self.tokenizer.chat_template
+        text.fast = text.tokenizer.backend_tokenizer
+        return text
+
+    def _add(self, token: AddedToken) -> None:
+        if self._id(token) != token.id:
+            flags = {"normalized": token.normalized, "lstrip": token.lstrip, "rstrip": token.rstrip}
+            added = Added(token.content, single_word=token.single_word, special=token.special, **flags)
+            self.tokenizer.add_tokens([added], special_tokens=token.special)
+        if self._id(token) != token.id:
+            what = (
+                f"its tokenizer has {token.content!r} as token {token.id}, on the base's it would be {self._id(token)}"
+            )
+            problem = Problem("vocabulary", what, "Serve the base on which it was trained, with its tokenizer")
+            raise AdapterInvalid("The adapter's tokens do not fit the base's tokenizer", [problem])
+
+    def _id(self, token: AddedToken) -> int | None:
+        found: int | None = self.tokenizer.backend_tokenizer.token_to_id(token.content)
+        return found
 
     @property
     def has_chat_template(self) -> bool:
