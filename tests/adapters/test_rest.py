@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,6 +24,16 @@ def test_it_sleeps_so_long_that_its_share_is_kept(slept: list[float]) -> None:
     for _ in range(4):
         pause()
     assert slept == pytest.approx([0.002 * (1 / rest.SHARE - 1)] * 3)
+
+
+def test_the_share_of_long_work_grows_and_has_an_end(slept: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter((0.0, 14.9, 15.1, 30.0, 45.0, 1e6))
+    clocks = SimpleNamespace(thread_time=time.thread_time, sleep=time.sleep, monotonic=lambda: next(times))
+    monkeypatch.setattr(rest, "time", clocks)
+    pause = Rest(lambda: True)
+    for _ in range(7):
+        pause()
+    assert slept == pytest.approx([0.002 * (1 / share - 1) for share in (0.05, 0.05, 0.1, 0.2, 0.25, 0.25)])
 
 
 def test_it_does_not_sleep_where_nobody_is_served(slept: list[float]) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -243,3 +245,33 @@ async def test_a_check_says_what_serving_would_take(deck: Deck) -> None:
     assert rate is not None
     assert again.load_seconds == again.device_bytes / rate
     assert len(deck.engine.resident()) == 1
+
+
+@pytest.mark.parametrize("verb", ["add", "check"])
+async def test_what_nobody_waits_for_is_cut_short(
+    deck: Deck, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    archive = shutil.make_archive(str(tmp_path / "archive"), "zip", deck.files(7))
+    before = sorted(deck.registry.home.rglob("*"))
+    loop, reached, go, shares = asyncio.get_running_loop(), asyncio.Event(), threading.Event(), []
+
+    def told(stage: str, share: float) -> None:
+        if stage == "unpack":  # in a thread
+            shares.append(share)
+            loop.call_soon_threadsafe(reached.set)
+            go.wait()
+
+    fetched = deck.registry.fetched
+    monkeypatch.setattr(deck.registry, "fetched", lambda *args, **more: fetched(*args, **{**more, "told": told}))
+    adapters = deck.service.adapters
+    work = adapters.add("cut", archive, trusted=True) if verb == "add" else adapters.check(archive, trusted=True)
+    task = asyncio.create_task(work)
+    await reached.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert shares[0] == 0.0
+    assert shares[-1] < 1.0
+    assert sorted(deck.registry.home.rglob("*")) == before

@@ -14,7 +14,8 @@ async def test_work_ends_before_the_cancellation_comes_through() -> None:
         await go.wait()
         done.append(True)
 
-    task = asyncio.create_task(to_the_end(work()))
+    told: list[bool] = []
+    task = asyncio.create_task(to_the_end(work(), lambda: told.append(True)))
     await asyncio.sleep(0)
     for _ in range(2):
         task.cancel()
@@ -23,7 +24,7 @@ async def test_work_ends_before_the_cancellation_comes_through() -> None:
     go.set()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert done == [True]
+    assert done == told == [True]
 
 
 async def test_result_and_error_come_through() -> None:

@@ -11,9 +11,16 @@ SLICE_SECONDS = 0.0005
 SHARE = 0.05
 """Of one core, for what is not urgent while answers are computed."""
 
+PATIENCE_SECONDS = 15.0
+"""After so long the share doubles, and so on up to `MOST`: a large adapter must not take twenty times its work."""
+
+MOST = 0.25
+
 
 class Rest:
     """Sleeps after each slice so long that this thread takes a small share of one core while `busy` says so.
+
+    The share grows with the time that the work takes.
 
     A lower priority for the thread would do the same and use idle cores better, but it can be put aside while it holds
     the interpreter's lock, and then everybody waits for it.
@@ -21,6 +28,7 @@ class Rest:
 
     def __init__(self, busy: Callable[[], bool]) -> None:
         self._busy = busy
+        self._first: float | None = None
         self._began: float | None = None
 
     def __call__(self) -> None:
@@ -29,5 +37,11 @@ class Rest:
         worked = 0.0 if self._began is None else now - self._began
         if self._began is None or worked >= SLICE_SECONDS:
             if worked and self._busy():
-                time.sleep(worked * (1 / SHARE - 1))
+                time.sleep(worked * (1 / self._share() - 1))
             self._began = time.thread_time()
+
+    def _share(self) -> float:
+        now = time.monotonic()
+        self._first = now if self._first is None else self._first
+        doublings = min(8, int((now - self._first) / PATIENCE_SECONDS))
+        return min(MOST, SHARE * 2.0**doublings)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
+from loradex.server.attend import attended
 from loradex.server.auth import Actor, may_admin, may_infer
 from loradex.server.body import JsonRoute, ignored
 from loradex.server.jobs import LATER, Verbs
@@ -67,10 +68,12 @@ async def add_adapter(
 
 
 @router.post("/adapters:check", dependencies=ADMIN, responses=refusals(400, 403, 404, 502))
-async def check_adapter(body: CheckBody, response: Response, service: TheService, config: TheConfig) -> ReportReply:
+async def check_adapter(
+    body: CheckBody, request: Request, response: Response, service: TheService, config: TheConfig
+) -> ReportReply:
     """Say whether the adapter at a path could be served, and every reason why not. Registers nothing."""
     response.headers.update(ignored(body, config.strict))
-    return ReportReply.of(await service.adapters.check(body.path))
+    return ReportReply.of(await attended(request.receive, service.adapters.check(body.path)))
 
 
 @router.get("/adapters/{name}", dependencies=INFER, responses=refusals(400, 404))

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from loradex.engine.base import Progress
+from loradex.server.attend import attended
 from loradex.server.auth import Actor, may_admin
 from loradex.server.body import JsonRoute
 from loradex.server.errors import body_of
@@ -36,8 +37,10 @@ class _Verbs:
     async def carry_out(
         self, kind: str, target: str, work: Callable[[Progress], Coroutine[Any, Any, Change]]
     ) -> ChangeReply | Response:
-        """Return what the verb did, or 202 with the job that does it."""
-        return self.begun(kind, target, work) or ChangeReply.of(await work(lambda *_: None))
+        """Return what the verb did, or 202 with the job that does it. A verb ends with the client that waits for it."""
+        if begun := self.begun(kind, target, work):
+            return begun
+        return ChangeReply.of(await attended(self.request.receive, work(lambda *_: None)))
 
     def begun(self, kind: str, target: str, work: Work) -> Response | None:
         """Return 202 with the job that does it, None where the client waits for the verb itself."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace as with_values
 from functools import partial
@@ -14,6 +15,7 @@ from loradex.engine.base import Engine, Progress
 from loradex.errors import AdapterInvalid, AdapterNotFound, Conflict
 from loradex.registry.records import HistoryEntry
 from loradex.registry.registry import Registry
+from loradex.service.ending import to_the_end
 from loradex.service.intake import Asked, Intake, Source
 from loradex.service.names import Names
 from loradex.service.overview import Overview
@@ -131,7 +133,8 @@ class Adapters:
         Raises:
             PathNotAllowed, FilesNotFound, SourceFailed: about the source.
         """
-        report = await asyncio.to_thread(self._intake.check, Asked(source, trusted, allow_pickle, sha256))
+        asked, gone = Asked(source, trusted, allow_pickle, sha256), threading.Event()
+        report = await to_the_end(asyncio.to_thread(self._intake.check, asked, gone), gone.set)
         size = 0
         if report.adapter is not None:
             size = self._engine.footprint(report.adapter)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -15,15 +15,17 @@ EFFECT = "commit"
 """The stage of a verb, as progress is told, from which on it takes effect and is not cancelled any more."""
 
 
-async def to_the_end(work: Awaitable[T]) -> T:
+async def to_the_end(work: Awaitable[T], cancelled: Callable[[], None] = lambda: None) -> T:
     """Run `work` to its end even when the caller is cancelled meanwhile; the cancellation comes through afterwards.
 
-    For the short steps that may not stop in the middle: a thread that writes, and what must follow what it wrote.
+    `cancelled` is called when it comes, so that work that can be cut short ends sooner. For the short steps that may
+    not stop in the middle: a thread that writes, and what must follow what it wrote.
     """
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
+        cancelled()
         while not task.done():
             try:
                 await asyncio.wait((task,))

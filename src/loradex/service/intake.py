@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,8 +43,12 @@ class Asked:
     defaults: Defaults | None = None
 
 
+class GivenUp(Exception):
+    """Nobody waits for it any more."""
+
+
 class Intake:
-    """Fetches, checks and stages. Its methods block: they run in threads.
+    """Fetches, checks and stages. Its methods block: they run in threads, until the event `gone` is set.
 
     Args:
         registry: where it is stored.
@@ -60,10 +65,13 @@ class Intake:
         self._access = access
         self._limit = limit
 
-    def stage(self, asked: Asked, progress: Progress | None = None) -> Staged:
-        """Fetch an adapter, check it and copy it into the store. Raises what `Registry.stage` and `fetched` do."""
-        pin = pinned(asked.sha256)
-        with self._fetched(asked, progress) as found:
+    def stage(self, asked: Asked, progress: Progress | None, gone: threading.Event) -> Staged:
+        """Fetch an adapter, check it and copy it into the store.
+
+        Raises what `Registry.stage` and `fetched` do, and GivenUp.
+        """
+        pin, rest = pinned(asked.sha256), self._rest(gone)
+        with self._fetched(asked, progress, rest) as found:
             staged = self._registry.stage(
                 found.path,
                 self._engine.info,
@@ -72,13 +80,16 @@ class Intake:
                 allowed=found.allowed,
                 origin=found.origin,
                 sha256="" if pin and found.is_file(pin) else pin,
-                rest=self._rest(),
+                rest=rest,
             )
         return replace(staged, defaults=asked.defaults)
 
-    def check(self, asked: Asked) -> CheckReport:
-        """Fetch an adapter and check it; nothing stays behind. Raises what `Registry.check` and `fetched` do."""
-        with self._fetched(asked) as found:
+    def check(self, asked: Asked, gone: threading.Event) -> CheckReport:
+        """Fetch an adapter and check it; nothing stays behind.
+
+        Raises what `Registry.check` and `fetched` do, and GivenUp.
+        """
+        with self._fetched(asked, None, self._rest(gone)) as found:
             return self._registry.check(
                 found.path,
                 self._engine.info,
@@ -88,11 +99,18 @@ class Intake:
             )
 
     @contextmanager
-    def _fetched(self, asked: Asked, progress: Progress | None = None) -> Iterator[Fetched]:
+    def _fetched(self, asked: Asked, progress: Progress | None, rest: Callable[[], None]) -> Iterator[Fetched]:
         source = os.fspath(asked.source) if isinstance(asked.source, Path) else asked.source
         access = EVERYWHERE if asked.trusted else self._access
-        with self._registry.fetched(source, self._limit, access=access, told=progress, rest=self._rest()) as found:
+        with self._registry.fetched(source, self._limit, access=access, told=progress, rest=rest) as found:
             yield found
 
-    def _rest(self) -> Rest:
-        return Rest(lambda: self._engine.stats().running > 0)
+    def _rest(self, gone: threading.Event) -> Callable[[], None]:
+        rest = Rest(lambda: self._engine.stats().running > 0)
+
+        def pause() -> None:
+            if gone.is_set():
+                raise GivenUp
+            rest()
+
+        return pause

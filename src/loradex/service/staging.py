@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -47,17 +48,20 @@ class Candidate:
 
 
 @asynccontextmanager
-async def staged(registry: Registry, stage: Callable[[], Staged]) -> AsyncIterator[Candidate]:
+async def staged(registry: Registry, stage: Callable[[threading.Event], Staged]) -> AsyncIterator[Candidate]:
     """Stage in a thread, for the time of the block; what the block does not commit is discarded.
+
+    `stage` is given an event that is set when nobody waits for it any more, and then ends as soon as it can.
 
     Raises:
         LoradexError: whatever `stage` raises.
     """
-    task = asyncio.ensure_future(asyncio.to_thread(stage))
+    gone = threading.Event()
+    task = asyncio.ensure_future(asyncio.to_thread(stage, gone))
     try:
-        found = await to_the_end(task)
+        found = await to_the_end(task, gone.set)
     except asyncio.CancelledError:
-        # The thread could not be stopped; it has ended now, and what it stored is of no use.
+        # The thread has ended, and what it may have stored is of no use.
         if not task.cancelled() and task.exception() is None:
             await to_the_end(asyncio.to_thread(Candidate(registry, task.result()).discard))
         raise
