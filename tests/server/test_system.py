@@ -125,3 +125,17 @@ async def test_the_openapi_is_complete(shared: App) -> None:
             if path not in ("/health", "/ready"):
                 assert operation["security"], (method, path)
                 assert {"401", "500"} <= set(operation["responses"]), (method, path)
+
+
+async def test_the_page_of_routes_loads_nothing_from_elsewhere(app: App) -> None:
+    reply = await app.client.get("/docs")
+    assert reply.headers["content-type"].startswith("text/html")
+    for path in (
+        "GET /v1/models",
+        "POST /v1/chat/completions",
+        "POST /api/adapters:check",
+        "DELETE /api/jobs/{job_id}",
+    ):
+        assert path in reply.text
+    assert "://" not in reply.text
+    assert "<script" not in reply.text

@@ -17,6 +17,7 @@ from loradex.server import (
     llamacpp,
     lorax,
     models,
+    page,
     resident,
     rollout,
     route,
@@ -47,13 +48,15 @@ def create_app(service: Service, config: ServerConfig) -> FastAPI:
             if ours:
                 await service.stop()
 
-    app = FastAPI(title="Loradex", version=__version__, description=_ABOUT, lifespan=lifespan, redoc_url=None)
+    app = FastAPI(
+        title="Loradex", version=__version__, description=_ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
     app.state.service = service
     app.state.config = config
     app.state.open = True
     errors.install(app)
     app.state.scales = llamacpp.Scales()
-    ours = (adapters, uploads, rollout, resident, route, jobs, system)
+    ours = (adapters, uploads, rollout, resident, route, jobs, system, page)
     for part in (chat, completions, models, vllm_compat, sglang, lorax, llamacpp, *ours):
         app.include_router(part.router)
     # The last one added is the outermost.

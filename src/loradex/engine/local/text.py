@@ -75,9 +75,10 @@ class Text:
         text.tokenizer = copy.deepcopy(self.tokenizer)
         for token in vocabulary.tokens:
             text._add(token)
-        if vocabulary.eos:
+        end = text.tokenizer.backend_tokenizer.token_to_id(vocabulary.eos) if vocabulary.eos else None
+        if end is not None:
             text.tokenizer.eos_token = vocabulary.eos
-            text.ends = (text.tokenizer.convert_tokens_to_ids(vocabulary.eos),)
+            text.ends = (end,)
         text.tokenizer.chat_template = vocabulary.chat_template or self.tokenizer.chat_template
         text.fast = text.tokenizer.backend_tokenizer
         return text
