@@ -268,10 +268,11 @@ async def test_what_nobody_waits_for_is_cut_short(
     task = asyncio.create_task(work)
     await reached.wait()
     task.cancel()
-    await asyncio.sleep(0)
+    for _ in range(5):  # until the cancellation is where it is waited for
+        await asyncio.sleep(0)
     go.set()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert shares[0] == 0.0
-    assert shares[-1] < 1.0
+    assert len(shares) == 2  # one piece, and then it was looked
     assert sorted(deck.registry.home.rglob("*")) == before
