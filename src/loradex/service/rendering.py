@@ -64,8 +64,8 @@ class Rendering:
         """Return tokens and sampling parameters. The defaults of one adapter apply, of several none.
 
         Raises:
-            InvalidRequest: the prompt is empty, the conversation cannot be rendered, the grammar has a mistake, or the mix
-                is of adapters with tokens of their own.
+            InvalidRequest: the prompt is empty, the conversation cannot be rendered, the grammar has a mistake, or the
+                mix is of adapters with tokens of their own.
             Unsupported: the engine holds answers to no form, or not those of an adapter with tokens of its own.
             ContextLengthExceeded: prompt, or prompt and `min_tokens`, do not fit the context.
             AdapterDamaged, AdapterInvalid: an adapter's files are gone or changed, or its tokens do not fit the base's.
@@ -78,7 +78,7 @@ class Rendering:
             if speech.own is not None:
                 raise Unsupported(
                     f"`{mix}` has tokens that the base does not have: its answers cannot be held to a form",
-                    hint=f"Leave out `{sampling.grammar.param}`, and say in the prompt what the answer should look like",
+                    hint=f"Leave out `{sampling.grammar.param}`, and say in the prompt what is wanted",
                 )
             await self._engine.compile(sampling.grammar)
         return tokens, fit(sampling, len(tokens), replace(self._engine.info, vocab_size=speech.vocab_size))
