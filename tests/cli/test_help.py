@@ -74,7 +74,6 @@ def test_the_commands_are_those_of_the_issue() -> None:
         "demo",
         "hotfix-test",
         "doctor",
-        "hotfix-test",
         "quantize",
         "export",
         "build",
