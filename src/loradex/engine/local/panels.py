@@ -13,6 +13,7 @@ from loradex.engine.local import panels_numba as field
 from loradex.engine.local.laid import Laid
 from loradex.engine.local.packed import Aim
 from loradex.engine.local.panel_tile import PANEL, STRIP
+from loradex.engine.local.panels_numba import DONE, INPUT, LORA, OUTPUT, RAW, ROWS, TAKEN, THREADS
 from loradex.engine.local.team import Team
 from loradex.engine.local.vectors import LANES
 
@@ -33,10 +34,20 @@ _UNPACK = {bits: Team(kernel.address) for bits, kernel in ((8, field.unpack8), (
 
 
 class Scratch:
-    """Where the linears of one engine write weights out, one after another."""
+    """Where the linears of one engine write weights out or widen inputs, one after another."""
 
     def __init__(self) -> None:
         self._memory = torch.empty(0)
+        self._floats = torch.empty(0)
+        self._room = 0
+        self._address = 0
+
+    def room(self, count: int) -> int:
+        """Return the address of `count` float32, not set to anything; what lay there before is lost."""
+        if count > self._room:
+            self._floats, self._room = torch.empty(count), count
+            self._address = self._floats.data_ptr()
+        return self._address
 
     def matrix(self, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
         """Return `[rows, columns]`, not set to anything; the matrix returned before is lost."""
@@ -67,9 +78,10 @@ class Panels:
         self._most = (_ALL if every else _NARROW[self._dense]) * laid.in_features
         self._multiply = _KERNELS[laid.bits]
         self._job, self._writing = self._new_job(dtype), self._new_job(self._dense)
-        self._job[field.PITCH] = self.count * PANEL
+        self._job[field.PITCH] = self._pitch = self.count * PANEL
         self._share(self._job, 0, self.count)
-        self._address = self._job.ctypes.data
+        self._address: int = self._job.ctypes.data
+        self._fields = memoryview(self._job)  # is written to faster
         self._raw = _RAW * laid.in_features if dtype is torch.bfloat16 and STRIP < PANEL else 0
         self._joins = dtype is torch.bfloat16 and laid.out_features % PANEL == 0
 
@@ -79,24 +91,22 @@ class Panels:
 
     def product(self, x: torch.Tensor, lora: Aim | None = None) -> torch.Tensor:
         """Return `x W^T + b`, plus what a LoRA job adds; `x` is `[..., in_features]`."""
-        inputs, outputs = self.laid.in_features, self.laid.out_features
-        if x.numel() > self._most:
-            return self._many(x.reshape(-1, inputs)).view(*x.shape[:-1], outputs)
+        size, outputs = x.numel(), self.laid.out_features
+        if size > self._most:
+            return self._many(x.reshape(-1, self.laid.in_features)).view(*x.shape[:-1], outputs)
         x = x.contiguous()
-        y = x.new_empty(*x.shape[:-1], self.count * PANEL)
-        own = self._job
-        own[field.TAKEN] = own[field.DONE] = own[field.THREADS] = 0
-        if x.numel() <= self._raw and x.numel() % LANES == 0:
-            wide = self._scratch.matrix(self._multiply.size, x.numel(), torch.float32)
-            own[field.RAW] = x.data_ptr()
+        y = x.new_empty((*x.shape[:-1], self._pitch))
+        own, threads = self._fields, self._multiply.size
+        own[TAKEN] = own[DONE] = own[THREADS] = 0
+        if size <= self._raw and size % LANES == 0:
+            own[RAW], own[INPUT] = x.data_ptr(), self._scratch.room(threads * size)
         else:
             wide = x.to(torch.float32)
-            own[field.RAW] = 0
-        own[field.INPUT], own[field.OUTPUT] = wide.data_ptr(), y.data_ptr()
-        own[field.ROWS] = x.numel() // inputs
-        own[field.LORA] = 0 if lora is None else lora(x, y, self._multiply.size)
+            own[RAW], own[INPUT] = 0, wide.data_ptr()
+        own[OUTPUT], own[ROWS] = y.data_ptr(), size // self.laid.in_features
+        own[LORA] = 0 if lora is None else lora(x, y, threads)
         self._multiply.together(self._address)
-        return y if y.shape[-1] == outputs else y[..., :outputs].contiguous()
+        return y if self._pitch == outputs else y[..., :outputs].contiguous()
 
     def _many(self, x: torch.Tensor) -> torch.Tensor:
         """Write some panels out at a time, and multiply with those."""

@@ -145,6 +145,8 @@ def _multiplied(rows: int, sums: Callable[..., Values]) -> Any:
 
     def generate(c: Any, b: Any, s: Any, arguments: Sequence[Any]) -> Any:
         job, number, x, row, first = arguments
+        if _vectors(rows) == VECTORS:
+            first = I64(0)  # known when compiled: bits are then moved by constants
         tile = _tile_of(b, job, number, rows, _vectors(rows), first)
         bias, output, pitch, wide = _fields(b, job, BIAS, OUTPUT, PITCH, WIDE)
         column = b.add(b.mul(number, I64(PANEL)), b.mul(first, I64(LANES)))
