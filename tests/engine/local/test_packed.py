@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from loradex.adapters.read import read_adapter
 from loradex.engine.local.dense import dense
 from loradex.engine.local.packed import PackedEmbedding, PackedLinear, can_pack, multiplies_bfloat16
 from loradex.engine.local.panel_linear import PanelLinear
+from loradex.engine.local.panels import Scratch
 
 from . import tiny
 from .tiny import GREEDY, Family, Running, answer
@@ -18,13 +20,19 @@ PROMPT = b"one base, many adapters, one batch"
 
 packs = pytest.mark.skipif(not multiplies_bfloat16(), reason="oneDNN has no bfloat16 on this processor")
 
-KINDS = [pytest.param(PackedLinear, marks=packs), PanelLinear]
+
+def in_panels(plain: nn.Linear) -> PanelLinear:
+    return PanelLinear.of(plain, Scratch())
+
+
+Kind = Callable[[nn.Linear], PackedLinear | PanelLinear]
+KINDS = [pytest.param(PackedLinear, marks=packs), in_panels]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rows", [1, 3, 64])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_packed_linear_says_what_the_plain_one_says(rows: int, bias: bool, kind: type) -> None:
+def test_a_packed_linear_says_what_the_plain_one_says(rows: int, bias: bool, kind: Kind) -> None:
     torch.manual_seed(0)
     plain = nn.Linear(96, 160, bias=bias, dtype=torch.bfloat16).requires_grad_(False)
     x = torch.randn(1, rows, 96, dtype=torch.bfloat16)
@@ -35,7 +43,7 @@ def test_a_packed_linear_says_what_the_plain_one_says(rows: int, bias: bool, kin
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rows", [192, 160])  # as oneDNN lays them out in blocks, and otherwise
-def test_the_weights_are_given_back_as_they_were(rows: int, kind: type) -> None:
+def test_the_weights_are_given_back_as_they_were(rows: int, kind: Kind) -> None:
     plain = nn.Linear(96, rows, dtype=torch.bfloat16).requires_grad_(False)
     packed = kind(plain)
     if kind is PackedLinear:
@@ -48,7 +56,7 @@ def test_the_weights_are_given_back_as_they_were(rows: int, kind: type) -> None:
 
 def test_an_embedding_reads_the_head_in_panels() -> None:
     plain = nn.Linear(96, 650, dtype=torch.bfloat16).requires_grad_(False)
-    embedding = PackedEmbedding(PanelLinear(plain))
+    embedding = PackedEmbedding(in_panels(plain))
     tokens = torch.tensor([[0, 15, 16], [649, 63, 320]])
     assert torch.equal(embedding(tokens), plain.weight[tokens])
     assert embedding(tokens[:, :0]).shape == (2, 0, 96)

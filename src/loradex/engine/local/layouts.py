@@ -92,7 +92,7 @@ def _make_panels(tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any], 
     scales = torch.empty(len(codes), 0) if facts["bits"] == 16 else tensors["scales"]
     laid = Laid(codes, scales, facts["bits"], *_shape(facts))
     if laid.bits == 16:
-        return PanelLinear.ready(laid, bias)
+        return PanelLinear(laid, bias, site.scratch)
     return QuantizedLinear.ready(Panels(laid, bias, site.dtype, site.scratch), bias, site.dtype)
 
 

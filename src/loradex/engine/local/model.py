@@ -24,6 +24,7 @@ from loradex.engine.local.group import neighbours
 from loradex.engine.local.linear import LoraLinear
 from loradex.engine.local.packed import PackedEmbedding, PackedLinear, can_pack, multiplies_bfloat16
 from loradex.engine.local.panel_linear import PanelLinear
+from loradex.engine.local.panels import Scratch
 from loradex.engine.local.quantized import QuantizedLinear, quantized_linears
 from loradex.engine.local.seat import Seat, watched
 from loradex.errors import ConfigInvalid
@@ -176,9 +177,9 @@ def _pack(module: PreTrainedModel, tied: bool) -> None:
     """Replace every linear that gains by it, the output head too, by a packed one, and let the unpacked weights go."""
     embedding = module.get_input_embeddings()
     found = [(name, linear) for name, linear in module.named_modules() if can_pack(linear)]
-    packed = PackedLinear if multiplies_bfloat16() else PanelLinear
+    scratch = None if multiplies_bfloat16() else Scratch()
     for name, linear in found:
-        module.set_submodule(name, packed(linear))
+        module.set_submodule(name, PackedLinear(linear) if scratch is None else PanelLinear.of(linear, scratch))
     head = module.get_output_embeddings()
     if tied and type(embedding) is nn.Embedding and getattr(head, "blocks", None) is not None:
         module.set_input_embeddings(PackedEmbedding(head))

@@ -10,32 +10,25 @@ from torch import nn
 from loradex.engine.local.laid import Laid
 from loradex.engine.local.panels import Panels, Scratch
 
-_SCRATCH = Scratch()  # bfloat16 weights are never written out
-
 
 class PanelLinear(nn.Module):
     """A linear of bfloat16 weights on a CPU: half the bytes of float32, whose products it computes as fast.
 
-    `weight` has the shape and dtype of the original and no data, for model code that only asks for those.
+    `weight` has the shape and dtype of the original and no data, for model code that only asks for those. `scratch` is
+    shared with the other linears of the engine.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, laid: Laid, bias: torch.Tensor | None, scratch: Scratch) -> None:
         super().__init__()
-        self._take(Laid.of(linear.weight.detach()), linear.bias)
-
-    @classmethod
-    def ready(cls, laid: Laid, bias: torch.Tensor | None) -> Self:
-        """Return one whose weights were laid out before."""
-        own = cls.__new__(cls)
-        nn.Module.__init__(own)
-        own._take(laid, bias)
-        return own
-
-    def _take(self, laid: Laid, bias: torch.Tensor | None) -> None:
         self.in_features, self.out_features = laid.in_features, laid.out_features
         self.bias = bias
         self.weight = torch.empty(laid.out_features, laid.in_features, dtype=laid.codes.dtype, device="meta")
-        self.few = Panels(laid, bias, laid.codes.dtype, _SCRATCH)
+        self.few = Panels(laid, bias, laid.codes.dtype, scratch)
+
+    @classmethod
+    def of(cls, linear: nn.Linear, scratch: Scratch) -> Self:
+        """Return one with the weights of a plain linear."""
+        return cls(Laid.of(linear.weight.detach()), linear.bias, scratch)
 
     @property
     def blocks(self) -> torch.Tensor:
