@@ -49,9 +49,7 @@ def place(loradex: Loradex, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_page_from_quantize_to_the_switch_report(
-    place: Path, loradex: Loradex, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_page_from_quantize_to_the_switch_report(place: Path, loradex: Loradex) -> None:
     for language, block in re.findall(r"^```(bash|python)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL):
         if language == "python":
             exec(compile(block, "docs/edge.md", "exec"), {"__name__": "page"})
@@ -85,10 +83,8 @@ def test_the_script_of_the_page_makes_nothing_that_fits_a_model(place: Path, lor
             tensors[f"{prefix}.lora_B.weight"] = np.full((16, outputs), 0.01, np.float16)
     (place / "adapters" / "medical").mkdir(parents=True)
     save_file(tensors, place / "adapters" / "medical" / "adapter.safetensors")
-    ran = loradex(
-        *("infer", "--engine-dir", "base", "--lora-weights", "medical:adapters/medical/adapter.safetensors"),
-        *("--input-file", "medical_input.json", "--json"),
-    )
+    ran = loradex("adapter", "check", "adapters/medical/adapter.safetensors", "--base", "base", "--json")
     assert ran.code == 1
-    assert {each["code"] for each in ran.error["problems"]} >= {"unknown_modules", "shape_mismatch"}
-    assert "mlp.q_proj" in ran.error["message"]
+    assert ran.json["format"] == "edge"
+    assert {each["code"] for each in ran.json["problems"]} >= {"unknown_modules", "shape_mismatch"}
+    assert "mlp.q_proj" in ran.out
