@@ -17,6 +17,15 @@ ROOT = Path(__file__).parents[2]
 DEMO = Path(loradex.__file__).parent / "assets" / "demo"
 
 
+ISSUES = (
+    ("gone: it does not exist", "Give the folder"),
+    ("adapter_config.json is not JSON", "adapter check"),
+    ("LoRA rank 16 is greater than max_lora_rank 8. (Make the `LLM` with `max_lora_rank=16`", "adapter check"),
+    ("fp8 weights are not computed on cpu", "int8"),
+)
+"""What the page says of each mistake: a part of the message, and of the fix."""
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder as the page has it, in which the snippets run."""
@@ -34,10 +43,20 @@ def test_every_snippet_of_the_page_runs(place: Path, capsys: pytest.CaptureFixtu
     for snippet in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
         exec(compile(snippet, "docs/library.md", "exec"), names)
         said.append(capsys.readouterr().out)
-    one, mixed, versions, _, tasks, nemo = said
+    one, mixed, versions, _, tasks, nemo, issues = said
     assert one.startswith("medical@1 ")
     assert [line.partition(" ->")[0] for line in mixed.splitlines()] == ["medical@1", "legal@1", "technical@1", "base"]
     assert "between 60 and 100 beats per minute" in mixed.splitlines()[0]
     assert versions == "['medical@1', 'medical@2']\n"
     assert tasks == "['task-1@1', 'task-2@1']\n"
     assert nemo.startswith("nemo-task@1 ")
+    told = [line.split(" | ") for line in issues.splitlines()]
+    assert [code for code, *_ in told] == [
+        "adapter_files_not_found",
+        "adapter_invalid",
+        "adapter_invalid",
+        "config_invalid",
+    ]
+    for (_, message, hint), (says, fix) in zip(told, ISSUES, strict=True):
+        assert says in message
+        assert fix in hint
