@@ -53,7 +53,7 @@ _ONLY: Final[Mapping[str, tuple[object, ...]]] = {
 
 _NOTHING: Final = frozenset(
     {
-        *("trust_remote_code", "enforce_eager", "swap_space", "disable_log_stats", "tokenizer_mode", "attn_backend"),
+        *("trust_remote_code", "swap_space", "disable_log_stats", "tokenizer_mode", "attn_backend"),
         *("enable_chunked_prefill", "fully_sharded_loras", "disable_custom_all_reduce", "tokenizer_revision"),
         *("distributed_executor_backend", "max_seq_len_to_capture", "lora_extra_vocab_size"),
         *("cuda_graph_config", "disable_overlap_scheduler", "print_iter_log", "enable_iter_perf_stats"),

@@ -125,6 +125,13 @@ TUNING = (
         None,
         "Tuning",
     ),
+    Flag(
+        "engine.enforce_eager",
+        ("--enforce-eager/--no-enforce-eager",),
+        "Record no decode steps on a GPU: a quicker start, slower answers.",
+        None,
+        "Tuning",
+    ),
     Flag("engine.threads", ("--threads",), "CPU threads.", "N", "Tuning"),
     Flag("queue_timeout", ("--queue-timeout",), "Longest wait for room for an adapter.", "TIME", "Tuning"),
 )

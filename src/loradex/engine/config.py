@@ -37,6 +37,8 @@ class EngineConfig:
         prefix_cache: reuse keys and values of equal prompt starts under equal weights.
         pack_dir: folder for adapter weights that are made ready for this engine once; None keeps none. `serve` takes
             `packs` in its data folder, where they go when their adapter does.
+        enforce_eager: compute each decode step of a card anew, instead of recording them as CUDA graphs at start, which
+            takes seconds and some memory.
         threads: CPU threads; None takes one for a small model and torch's choice for others.
     """
 
@@ -57,4 +59,5 @@ class EngineConfig:
     max_prefill_tokens: int = 256
     prefix_cache: bool = True
     pack_dir: Path | None = None
+    enforce_eager: bool = False
     threads: int | None = None

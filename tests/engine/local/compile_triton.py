@@ -39,12 +39,12 @@ def compiled(kernel: Any, stages: int = 3, **constants: int | bool) -> dict[str,
 
 
 if __name__ == "__main__":
-    few = {"M": lora_triton.FEW, "N": lora_triton._FEW_COLUMNS, "K": lora_triton._FEW_INPUTS, "STORED": False}
-    many = {"M": lora_triton.MANY, "K": lora_triton._MANY_INPUTS}
-    columns = {"N": lora_triton._MANY_COLUMNS, "STORED": True}
+    few, many = {"M": lora_triton.FEW, "R": 64}, {"M": lora_triton.MANY, "R": 64}
+    shrink, expand = lora_triton._shrink, lora_triton._expand
     found = {
-        "few": compiled(lora_triton._expand, R=64, **few),
-        "shrink": compiled(lora_triton._shrink, R=64, **many),
-        "many": compiled(lora_triton._expand, stages=2, R=64, **many, **columns),
+        "few products": compiled(shrink, K=lora_triton._FEW_INPUTS, **few),
+        "few": compiled(expand, stages=2, N=lora_triton._FEW_COLUMNS, **few),
+        "many products": compiled(shrink, K=lora_triton._MANY_INPUTS, **many),
+        "many": compiled(expand, stages=2, N=lora_triton._MANY_COLUMNS, **many),
     }
     print(json.dumps(found))

@@ -17,7 +17,7 @@ from loradex.engine.local.engine import LocalEngine
 from . import tiny
 from .tiny import Family, Running
 
-collect_ignore = [] if find_spec("triton") else ["test_lora_triton.py"]
+collect_ignore = [] if find_spec("triton") else [f"test_{n}.py" for n in ("lora_triton", "attention_triton", "graphs")]
 
 
 @pytest.fixture(scope="session")

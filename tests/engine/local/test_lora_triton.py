@@ -189,9 +189,10 @@ async def test_an_engine_computes_prompts_and_decodes_by_the_kernel(device, fami
     made = family("qwen3")
     async with running(made) as engine:
         runner = engine._loop._runner  # the thread is idle: nothing was submitted
+        runner.graphs = None  # what is recorded runs past the counting
         linears = runner.model.linears.values()
         if device.type == "cpu":  # the interpreter stands in for the card
-            runner.divide = compiled.compile_triton(runner.model)
+            runner.divide = compiled.compile_triton(runner.model).divide
             for linear in linears:
                 for slot, own in enumerate(linear.table):
                     linear.job.put(slot, own)
@@ -235,7 +236,7 @@ def test_the_compiler_takes_what_the_interpreter_runs(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert set(found) == {"few", "shrink", "many"}
+    assert set(found) == {"few products", "few", "many products", "many"}
     for name, kernel in found.items():
         assert 0 < kernel["shared"] <= 99 << 10, name  # what a program may have on a consumer card
         assert kernel["numbers read one by one"] == 0, name  # that pairs are aligned must reach the compiler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import AttentionInterface
 
-from loradex.engine.local.batch import Decodes, Rows, Step
+from loradex.engine.local.batch import Decodes, Paged, Rows, Step
 from loradex.engine.local.kvcache import CacheShape, KVCache
 from loradex.errors import ConfigInvalid
 
@@ -22,7 +23,7 @@ NAME = "loradex_paged"
 class PagedAttention:
     """Attention of one model. Before it has a cache it records what shape each layer would need.
 
-    `job` attends decodes that it takes, where there is one.
+    `job` attends decodes that it takes, where there is one; `kernel` those that are `Paged` (see `attention_triton`).
     """
 
     def __init__(self, step: Step) -> None:
@@ -30,6 +31,7 @@ class PagedAttention:
         self.cache: KVCache | None = None
         self.shapes: dict[int, CacheShape] = {}
         self.job: AttentionJob | None = None
+        self.kernel: Callable[..., torch.Tensor] | None = None
 
     def attach(self, model: nn.Module) -> None:
         """Let every attention module of `model` find this object."""
@@ -54,14 +56,14 @@ class PagedAttention:
         """
         if self.cache is None:
             peaks = (float(each.abs().max()) for each in (key, value))
-            self.shapes[layer] = CacheShape(key.shape[1], key.shape[3], value.shape[3], *peaks)
+            self.shapes[layer] = CacheShape(key.shape[1], key.shape[3], value.shape[3], *peaks, query.shape[1])
             return _causal(query, key, value, 0, scaling, window, softcap).transpose(1, 2)
         batch = self.step.batch
         self.cache.write(layer, batch.cells, key[0].transpose(0, 1), value[0].transpose(0, 1))
         if batch.decodes is not None and not batch.prompts:
             return self._decodes(layer, query, batch.decodes, scaling, window, softcap).unsqueeze(0)
         out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
-        if batch.decodes is not None:
+        if batch.decodes is not None and batch.decodes.rows is not None:
             out[0, batch.decodes.rows] = self._decodes(layer, query, batch.decodes, scaling, window, softcap)
         for rows in batch.prompts:
             attended = self._prompt(layer, query, rows, scaling, window, softcap)
@@ -87,14 +89,19 @@ class PagedAttention:
         self,
         layer: int,
         query: torch.Tensor,
-        decodes: Decodes,
+        decodes: Decodes | Paged,
         scaling: float | None,
         window: int | None,
         softcap: float | None,
     ) -> torch.Tensor:
         """Attend all one-row sequences at once; the result is `[sequences, query heads, value dim]`."""
-        own = query[0] if len(decodes.rows) == query.shape[2] else query[0].index_select(1, decodes.rows)
+        all_rows = decodes.rows is None or len(decodes.rows) == query.shape[2]
+        own = query[0] if all_rows else query[0].index_select(1, decodes.rows)
         rows = own.transpose(0, 1)
+        if isinstance(decodes, Paged):
+            keys, values, scales = self.cache.pools(layer)
+            limits = {"scaling": scaling, "window": window, "softcap": softcap, "scales": scales}
+            return self.kernel(rows, keys, values, decodes.tables, decodes.lengths, decodes.block, **limits)
         if self.job is not None and softcap is None:
             pools = self.cache.pools(layer)[:2]
             if self.job.takes(rows, *pools):

@@ -54,6 +54,20 @@ class Decodes:
         return torch.arange(self.cells.shape[1], device=self.cells.device).unsqueeze(0)
 
 
+@dataclass(frozen=True, slots=True)
+class Paged:
+    """The same as the attention kernel of graphics cards reads it, which gathers nothing.
+
+    `rows` are those of the sequences, None for all rows of the step. `tables` (int32 `[sequences, blocks]`) are their
+    blocks of `block` cells, in order, and `lengths` (int32 `[sequences]`) their tokens, this step's included.
+    """
+
+    rows: torch.Tensor | None
+    tables: torch.Tensor
+    lengths: torch.Tensor
+    block: int
+
+
 class Narrow:
     """Segments of few rows, as the LoRA kernel of CPUs reads them: int64 `[count, 6]`, see `SEGMENT` in `lora_numba`.
 
@@ -94,7 +108,7 @@ class Batch:
     """
 
     prompts: tuple[Rows, ...]
-    decodes: Decodes | None
+    decodes: Decodes | Paged | None
     segments: tuple[Segment, ...]
     cells: torch.Tensor
     taken: Narrow | Tiles | None = None

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from subprocess import SubprocessError
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from loradex.engine.config import EngineConfig
 from loradex.engine.local.batch import Divide
+from loradex.engine.local.blocks import Blocks
 from loradex.engine.local.group import Group
 from loradex.engine.local.kvcache_fp8 import Fp8Cache
 from loradex.engine.local.linear import Joint
@@ -16,19 +21,32 @@ from loradex.engine.local.model import BaseModel
 from loradex.engine.local.packed import PackedLinear, multiplies_bfloat16
 from loradex.engine.local.quantized import quantized_linears
 
+if TYPE_CHECKING:
+    from loradex.engine.local.graphs import Graphs
+    from loradex.engine.local.triton_job import TritonTable
+
 log = logging.getLogger(__name__)
 
 
-def compile_kernels(model: BaseModel) -> Divide | None:
-    """Give the model's linears the compiled kernels of its device; return how that for LoRA divides segments, if any.
+class Kernels(NamedTuple):
+    """How the LoRA kernel divides segments, where there is one, and its table on a card."""
+
+    divide: Divide | None = None
+    table: TritonTable | None = None
+
+
+def compile_kernels(model: BaseModel, block_size: int) -> Kernels:
+    """Give the model's modules the compiled kernels of its device; return what is to be known of that for LoRA.
 
     Compiles them, or reads them from the cache. Where they cannot be compiled, one line in the log says that answers
     will be slower.
     """
     if model.device.type == "cuda":
         _take_cuda(model)
-        return compile_triton(model)
-    return _compile_numba(model) if model.device.type == "cpu" else None
+        compile_attention(model, block_size)
+        table = compile_triton(model)
+        return Kernels() if table is None else Kernels(table.divide, table)
+    return Kernels(_compile_numba(model)) if model.device.type == "cpu" else Kernels()
 
 
 def _compile_numba(model: BaseModel) -> Divide | None:
@@ -52,7 +70,7 @@ def _compile_numba(model: BaseModel) -> Divide | None:
     return take_all if model.dtype is torch.bfloat16 and not multiplies_bfloat16() else divide
 
 
-def compile_triton(model: BaseModel) -> Divide | None:
+def compile_triton(model: BaseModel) -> TritonTable | None:
     """Give linears the LoRA kernel of graphics cards, once it has said here what the reference says."""
     try:
         from triton import TritonError
@@ -78,7 +96,37 @@ def compile_triton(model: BaseModel) -> Divide | None:
         group = Group(members, TritonGroup(jobs), model.step) if len(members) > 1 else None
         for linear, job in zip(members, jobs, strict=True):
             linear.job, linear.group = job, group
-    return table.divide
+    return table
+
+
+def compile_attention(model: BaseModel, block_size: int) -> None:
+    """Give decodes the attention kernel of graphics cards, and norms theirs, once they have said what torch says."""
+    try:
+        from triton import TritonError
+
+        from loradex.engine.local.attention_triton import attend_paged, deviation
+        from loradex.engine.local.norm import quickened
+        from loradex.engine.local.norm_triton import CardNorm
+        from loradex.engine.local.triton_job import DTYPES
+    except ImportError as error:
+        return _refused("Triton", error)
+    attention, allowed = model.attention, DTYPES.get(model.dtype)
+    kinds = {replace(shape, key_peak=0, value_peak=0): layer for layer, shape in attention.shapes.items()}
+    if attention.cache is None or allowed is None:
+        return
+    try:
+        off = max(
+            deviation(attention.cache, layer, shape.query_heads, model.dtype, block_size)
+            for shape, layer in kinds.items()
+        )
+        if not off <= allowed:
+            return _refused("Triton", f"its attention kernel is off by {off:.1%} here")
+        attention.kernel = attend_paged
+        for module in model.module.modules():
+            if (quick := quickened(module, CardNorm)) is not None:
+                module.__dict__["forward"] = quick
+    except (TritonError, OSError, RuntimeError, SubprocessError) as error:
+        _refused("Triton", error)
 
 
 def _compile_lora(model: BaseModel) -> None:
@@ -145,6 +193,25 @@ def _compile_norms(model: BaseModel) -> None:
     for module in model.module.modules():
         if (quick := quickened(module)) is not None:
             module.__dict__["forward"] = quick  # the module stays in its place, and so do its hooks
+
+
+def record_graphs(
+    model: BaseModel, table: TritonTable | None, config: EngineConfig, blocks: Blocks, told: Callable[[float], None]
+) -> Graphs | None:
+    """Record the decode steps of a card; None where its kernels do not serve, or the model cannot be recorded."""
+    if config.enforce_eager or table is None or model.attention.kernel is None:
+        return None
+    from loradex.engine.local.graphs import Graphs, Inputs
+
+    rows = config.max_num_seqs
+    inputs = Inputs(rows, blocks.count, blocks.size, spare=blocks.count, device=model.device)
+    graphs = Graphs(model, table, inputs, rows, config.max_lora_rank)
+    try:
+        graphs.record(told)
+    except RuntimeError as error:
+        log.warning("Decode steps are not recorded, so that they take longer: %s", error)
+        return None
+    return graphs
 
 
 def _take_cuda(model: BaseModel) -> None:

@@ -69,7 +69,6 @@ class Constraints:
         self._known: LLTokenizer | None = None
         self._compiled: OrderedDict[Grammar, LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
-        self._building = threading.Lock()
 
     def begin(self, grammar: Grammar) -> Constraint:
         """Return the constraint of a new answer. Blocks while a new grammar is compiled, for milliseconds as a rule.
@@ -80,10 +79,8 @@ class Constraints:
         """
         with self._lock:
             matcher = self._compiled.get(grammar)
-        if matcher is None:  # not under the lock: who asks for another one need not wait
-            matcher = self._compile(grammar)
-        with self._lock:
-            self._compiled[grammar] = matcher
+            if matcher is None:
+                matcher = self._compiled[grammar] = self._compile(grammar)
             self._compiled.move_to_end(grammar)
             while len(self._compiled) > KEPT:
                 self._compiled.popitem(last=False)
@@ -101,22 +98,18 @@ class Constraints:
         return matcher
 
     def _vocabulary(self) -> LLTokenizer:
-        with self._building:
-            if self._known is None:
-                self._known = self._build()
-            return self._known
-
-    def _build(self) -> LLTokenizer:
-        copy = Tokenizer.from_str(self._tokenizer.to_str())
-        copy.no_padding()
-        copy.no_truncation()
-        try:
-            return LLTokenizer(copy.to_str(), n_vocab=self._size, eos_token=list(self._eos) or None)
-        except ValueError as error:
-            raise Unsupported(
-                f"Answers cannot be held to a form with this model's tokenizer: {error}",
-                hint="Leave it out, and say in the prompt what the answer should look like",
-            ) from error
+        if self._known is None:
+            copy = Tokenizer.from_str(self._tokenizer.to_str())
+            copy.no_padding()
+            copy.no_truncation()
+            try:
+                self._known = LLTokenizer(copy.to_str(), n_vocab=self._size, eos_token=list(self._eos) or None)
+            except ValueError as error:
+                raise Unsupported(
+                    f"Answers cannot be held to a form with this model's tokenizer: {error}",
+                    hint="Leave it out, and say in the prompt what the answer should look like",
+                ) from error
+        return self._known
 
 
 def _source(grammar: Grammar) -> str:

@@ -27,7 +27,7 @@ from loradex.engine.config import EngineConfig
 from loradex.engine.local import model as base_model
 from loradex.engine.local.blocks import Blocks
 from loradex.engine.local.change import Weights
-from loradex.engine.local.compiled import compile_kernels
+from loradex.engine.local.compiled import compile_kernels, record_graphs
 from loradex.engine.local.constraint import Constraints
 from loradex.engine.local.device import find_device, free_memory
 from loradex.engine.local.directory import read_directory, write_directory
@@ -279,14 +279,16 @@ class LocalEngine:
         tell("cache", 0.8)
         blocks, max_len = _make_blocks(self.config, self._model)
         kind = Fp8Cache if self.config.kv_cache_dtype == "fp8" else KVCache
-        self._model.attention.cache = kind(
-            self._model.attention.shapes, blocks.count * blocks.size, self._model.dtype, device
-        )
+        cells = (blocks.count + 1) * blocks.size  # the last block is nobody's: see `graphs`
+        self._model.attention.cache = kind(self._model.attention.shapes, cells, self._model.dtype, device)
         packs = None if self.config.pack_dir is None else PackFolder(self.config.pack_dir)
         self._loader = Loader(self._model.dtype, device, packs, self._busy, host_tier=device.type != "cpu")
         tell("kernels", 0.85)
-        divide = compile_kernels(self._model)
-        runner = Runner(self._model, Slots(self.config.max_loras), blocks.size, self._eos, divide)
+        kernels = compile_kernels(self._model, blocks.size)
+        runner = Runner(self._model, Slots(self.config.max_loras), blocks.size, self._eos, kernels.divide)
+        runner.graphs = record_graphs(
+            self._model, kernels.table, self.config, blocks, lambda share: tell("graphs", 0.85 + 0.05 * share)
+        )
         tell("self-check", 0.9)
         check(runner, fp8=self._model.quantization == "fp8")
         dismiss()  # from here on the engine's own thread computes

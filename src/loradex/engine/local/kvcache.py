@@ -10,13 +10,14 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class CacheShape:
-    """Of one layer: key/value heads, the size of a head's key and of its value, and the largest seen of each."""
+    """Of one layer: key/value heads, sizes of a head's key and value, the largest seen of each, and query heads."""
 
     heads: int
     key_dim: int
     value_dim: int
     key_peak: float = 0.0
     value_peak: float = 0.0
+    query_heads: int = 1
 
     def bytes_per_token(self, dtype: torch.dtype) -> int:
         """Bytes that a token takes in this layer."""

@@ -37,6 +37,10 @@ class Fp8Cache(KVCache):
         """Return how many values the cells of the layers hold, of keys or of values."""
         return {pool[0].numel() for pool in (*self._keys.values(), *self._values.values())}
 
+    def pools(self, layer: int) -> tuple[torch.Tensor, torch.Tensor, tuple[float, float]]:
+        """Return all keys and all values of a layer as codes, uint8 `[cells, heads, dim]`, and their scales."""
+        return self._keys[layer], self._values[layer], self._scales[layer]
+
     def write(self, layer: int, cells: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Store `keys` and `values` (`[rows, heads, dim]`) in `cells` (`[rows]`)."""
         for_keys, for_values = self._scales[layer]

@@ -7,8 +7,8 @@ Adapters are read where they lie, by address; ranks beyond an adapter's own are 
 Linears with one input, such as q, k and v, are computed together: their columns follow one another, and so do their
 rows in the table.
 
-Few rows, as in decodes, are one launch: each program makes the products that it needs, for reading A again from the
-second-level cache costs less than another launch. Of many rows the products are made once, by a launch of their own.
+The products of x and a are made by one launch, which cuts long inputs into parts so that few rows keep the whole card
+busy, and the outputs by a second, which adds the parts up in their order.
 
 Nothing that changes while the engine serves is compiled in but `R`, of which there are few (`ranks_at_once`).
 """
@@ -21,6 +21,7 @@ import torch
 import triton
 import triton.language as tl
 
+from loradex.engine.local.dot_triton import dot
 from loradex.engine.local.tiles import FEW, MANY, Tiles
 
 ALIGNED = 16
@@ -30,15 +31,15 @@ _FEWEST, _MOST_BYTES = 16, 128
 # Ranks that are computed at a time, and what as many numbers take at most: matrix units want 16, and what a program
 # keeps in shared memory must fit consumer cards.
 
-_FEW_COLUMNS, _FEW_INPUTS = 256, 128
+_FEW_COLUMNS, _FEW_INPUTS = 128, 128
 _MANY_COLUMNS, _MANY_INPUTS = 64, 64
 # Outputs of a tile, and inputs that are read at a time. 128 columns for many rows did not fit the registers of a Hopper
 # card with the four warps that Triton takes.
 
-_WIDEN = tl.constexpr(triton.knobs.runtime.interpret)
-# Triton's interpreter multiplies the bits of bfloat16 as integers. In float32 the products are exact, as on a card.
+_PART = 256
+# Inputs of few rows that one program multiplies at least.
 
-_CHANGING = ["members", "linear", "linears"]
+_CHANGING = ["members", "linear", "linears", "parts", "part", "all_products"]
 
 TOGETHER = 3
 """Linears that one launch computes at most."""
@@ -59,35 +60,13 @@ def _tile(tiles, M: tl.constexpr):
     first, end = tl.load(tile), tl.load(tile + 1)
     rows = first + tl.arange(0, M)
     place = tl.load(tile + 4) + tl.arange(0, M)
-    return rows.to(tl.int64), rows < end, tl.load(tile + 2), tl.load(tile + 3), place.to(tl.int64)
+    return rows.to(tl.int64), rows < end, tl.load(tile + 2), tl.load(tile + 3), place.to(tl.int64), end - first
 
 
 @triton.jit
 def _matrix(address, like):
     """Return the pointer to numbers of the type of what `like` points to, which lie at a multiple of `ALIGNED`."""
     return tl.multiple_of(tl.load(address).to(tl.pointer_type(like.dtype.element_ty)), [16])
-
-
-@triton.jit
-def _dot(left, right, sums):
-    """Return `sums + left right`, with sums in float32 and no shortcut for float32 operands."""
-    if _WIDEN:
-        left, right = left.to(tl.float32), right.to(tl.float32)
-    return tl.dot(left, right, sums, input_precision="ieee")
-
-
-@triton.jit
-def _product(x, a, rows, exist, ranks, rank, width, M: tl.constexpr, R: tl.constexpr, K: tl.constexpr):
-    """Return `x a^T` of some rows and ranks, float32 `[M, R]`."""
-    sums = tl.zeros((M, R), tl.float32)
-    for start in range(0, width, K):
-        columns = start + tl.arange(0, K)
-        inside = columns < width
-        xs = tl.load(x + rows[:, None] * width + columns[None, :], mask=exist[:, None] & inside[None, :], other=0.0)
-        known = inside[:, None] & (ranks < rank)[None, :]
-        down = tl.load(a + ranks[None, :] * width + columns[:, None], mask=known, other=0.0)
-        sums = _dot(xs, down, sums)
-    return sums
 
 
 @triton.jit
@@ -116,27 +95,40 @@ def _shrink(
     linear,
     linears,
     stride,
+    parts,
+    part,
+    all_products,
     width,
     M: tl.constexpr,
     R: tl.constexpr,
     K: tl.constexpr,
 ):
-    """Store some ranks of the products of a tile with what one of its adapters has for one linear."""
-    rows, exist, segment, sharers, place = _tile(tiles, M)
-    sharer, member, start = tl.program_id(1) // members, tl.program_id(1) % members, tl.program_id(2) * R
-    if sharer < sharers:
+    """Store some ranks of the products of a part of a tile's inputs with what its adapters have for one linear."""
+    rows, exist, segment, sharers, place, count = _tile(tiles, M)
+    member = tl.program_id(1)
+    start, own = tl.program_id(2) // parts * R, tl.program_id(2) % parts
+    for sharer in range(sharers):
         row = table + 3 * (tl.load(slots + segment + sharer) * linears + linear + member)
         rank = tl.load(row + 2)
         if start < rank:
             ranks = start + tl.arange(0, R)
-            sums = _product(x, _matrix(row, x), rows, exist, ranks, rank, width, M, R, K)
-            own = products + ((place + sharer * M) * members + member)[:, None] * stride + ranks[None, :]
-            tl.store(own, sums, mask=exist[:, None])
+            a = _matrix(row, x)
+            sums = tl.zeros((M, R), tl.float32)
+            begin = tl.multiple_of(own * part, K)
+            for first in range(begin, min(begin + part, width), K):
+                columns = first + tl.arange(0, K)
+                inside = columns < width
+                there = x + rows[:, None] * width + columns[None, :]
+                xs = tl.load(there, mask=exist[:, None] & inside[None, :], other=0.0)
+                known = inside[:, None] & (ranks < rank)[None, :]
+                down = tl.load(a + ranks[None, :] * width + columns[:, None], mask=known, other=0.0)
+                sums = dot(xs, down, sums)
+            to = own * all_products + (place + sharer * count) * members + member
+            tl.store(products + to[:, None] * stride + ranks[None, :], sums, mask=exist[:, None])
 
 
 @triton.jit(do_not_specialize=_CHANGING)
 def _expand(
-    x,
     y0,
     y1,
     y2,
@@ -150,18 +142,17 @@ def _expand(
     linear,
     linears,
     stride,
-    width_in,
+    parts,
+    all_products,
     width0,
     width1,
     width2,
     M: tl.constexpr,
     N: tl.constexpr,
     R: tl.constexpr,
-    K: tl.constexpr,
-    STORED: tl.constexpr,
 ):
-    """Add to a tile of an output what its adapters say, from products that are stored or made here."""
-    rows, exist, segment, sharers, place = _tile(tiles, M)
+    """Add to a tile of an output what its adapters say."""
+    rows, exist, segment, sharers, place, count = _tile(tiles, M)
     member, y, width, columns = _member(tl.program_id(1), y0, y1, y2, width0, width1, width2, N)
     inside = columns < width
     out = y + rows[:, None] * width + columns[None, :]
@@ -170,18 +161,17 @@ def _expand(
         held = tl.load(slots + segment + sharer) * linears + linear + member
         row = table + 3 * held
         rank = tl.load(row + 2)
-        a, b = _matrix(row, x), _matrix(row + 1, x)
+        b = _matrix(row + 1, y)
         factor = tl.load(scaling + held) * tl.load(weights + segment + sharer)
         for start in range(0, rank, R):
             ranks = start + tl.arange(0, R)
-            if STORED:
-                own = products + ((place + sharer * M) * members + member)[:, None] * stride + ranks[None, :]
-                product = tl.load(own, mask=exist[:, None], other=0.0)
-            else:
-                product = _product(x, a, rows, exist, ranks, rank, width_in, M, R, K)
+            product = tl.zeros((M, R), tl.float32)
+            for own in range(parts):
+                there = own * all_products + (place + sharer * count) * members + member
+                product += tl.load(products + there[:, None] * stride + ranks[None, :], mask=exist[:, None], other=0.0)
             known = (ranks < rank)[:, None] & inside[None, :]
             up = tl.load(b + ranks[:, None] * width + columns[None, :], mask=known, other=0.0)
-            sums = _dot((product * factor).to(up.dtype), up, sums)
+            sums = dot((product * factor).to(up.dtype), up, sums)
     tl.store(out, sums.to(y.dtype.element_ty), mask=exist[:, None] & inside[None, :])
 
 
@@ -196,20 +186,24 @@ def add_products(
     """
     rank, members = max(tiles.ranks[linear : linear + len(ys)]), len(ys)
     ranks = min(max(triton.next_power_of_2(rank), _FEWEST), _MOST_BYTES // x.element_size())
-    blocks = triton.cdiv(rank, ranks)
-    own = (members, linear, table.shape[1], blocks * ranks)
+    blocks, width = triton.cdiv(rank, ranks), x.shape[1]
     outputs = (*ys, *[ys[0]] * (TOGETHER - members))
     widths = (*(y.shape[1] for y in ys), *[0] * (TOGETHER - members))
-    adapters = (tiles.slots, tiles.weights, table, scaling, *own, x.shape[1], *widths)
-    if tiles.few is not None:
-        shape = {"M": FEW, "N": _FEW_COLUMNS, "R": ranks, "K": _FEW_INPUTS, "STORED": False}
-        grid = (len(tiles.few), sum(triton.cdiv(width, _FEW_COLUMNS) for width in widths))
-        _expand[grid](x, *outputs, scaling, tiles.few, *adapters, **shape)
-    if tiles.many is not None:
-        products = torch.empty((tiles.products * members, blocks * ranks), dtype=torch.float32, device=x.device)
-        grid = (len(tiles.many), tiles.sharers * members, blocks)
-        shape = {"M": MANY, "R": ranks, "K": _MANY_INPUTS}
-        _shrink[grid](x, products, tiles.many, tiles.slots, table, *own, x.shape[1], **shape)
-        shape |= {"N": _MANY_COLUMNS, "STORED": True, "num_stages": 2}  # the loop over ranks mostly runs once
-        grid = (len(tiles.many), sum(triton.cdiv(width, _MANY_COLUMNS) for width in widths))
-        _expand[grid](x, *outputs, products, tiles.many, *adapters, **shape)
+    few = (tiles.few, FEW, _FEW_COLUMNS, _FEW_INPUTS, triton.cdiv(width, _PART))
+    many = (tiles.many, MANY, _MANY_COLUMNS, _MANY_INPUTS, 1)
+    for own, rows, columns, inputs, parts in (few, many):
+        if own is None:
+            continue
+        part = triton.cdiv(triton.cdiv(width, parts), inputs) * inputs
+        parts = triton.cdiv(width, part)
+        count, stride = tiles.products * members, blocks * ranks
+        products = torch.empty((parts, count, stride), dtype=torch.float32, device=x.device)
+        place = (members, linear, table.shape[1], stride, parts)
+        grid = (len(own), members, blocks * parts)
+        shape = {"M": rows, "R": ranks}
+        _shrink[grid](x, products, own, tiles.slots, table, *place, part, count, width, **shape, K=inputs)
+        grid = (len(own), sum(triton.cdiv(each, columns) for each in widths))
+        adapters = (tiles.slots, tiles.weights, table, scaling)
+        # The loop over ranks mostly runs once, so that there is nothing to read ahead.
+        shape |= {"N": columns, "num_stages": 2}
+        _expand[grid](*outputs, products, own, *adapters, *place, count, *widths, **shape)

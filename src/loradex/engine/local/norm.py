@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import nn
@@ -16,6 +18,10 @@ TEAMS = {dtype: Team(kernel.address) for dtype, kernel in KERNELS.items()}
 
 ROWS = 64
 """The most rows: many are better spread over torch's threads."""
+
+
+Make = Callable[[nn.Module, torch.Tensor, float], Callable[[torch.Tensor], torch.Tensor]]
+"""A norm, its weight and its epsilon to what computes it."""
 
 
 class QuickNorm:
@@ -44,18 +50,18 @@ class QuickNorm:
         return y
 
 
-def quickened(norm: nn.Module) -> QuickNorm | None:
-    """Return what takes few rows of a norm; None if the kernel computes something else.
+def quickened(norm: nn.Module, make: Make = QuickNorm) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """Return what computes a norm by a kernel; None if that computes something else.
 
     That is tried: names promise nothing about where a norm rounds.
     """
     weight, epsilon = getattr(norm, "weight", None), getattr(norm, "variance_epsilon", None)
     if not isinstance(weight, torch.Tensor) or weight.ndim != 1 or not isinstance(epsilon, float):
         return None
-    if weight.dtype not in TEAMS or weight.device.type != "cpu" or weight.numel() % 2:
+    if weight.dtype not in TEAMS or weight.numel() % 2:
         return None
-    quick = QuickNorm(norm, weight, epsilon)
-    x = torch.randn(8, weight.numel(), generator=torch.Generator().manual_seed(0)).to(weight.dtype)
+    quick = make(norm, weight, epsilon)
+    x = torch.randn(8, weight.numel(), generator=torch.Generator().manual_seed(0)).to(weight)
     with torch.inference_mode():
         theirs, ours = norm(x).float(), quick(x).float()
     # What may differ is the order of a float32 sum: at the most one step of the storage type.

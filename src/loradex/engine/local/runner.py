@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, groupby
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from loradex.core.mix import Mix
-from loradex.engine.local.batch import Batch, Decodes, Divide, Rows
+from loradex.engine.local.batch import Batch, Decodes, Divide, Paged, Rows
 from loradex.engine.local.change import Weights
 from loradex.engine.local.lora import Segment
 from loradex.engine.local.model import BaseModel
@@ -18,11 +19,15 @@ from loradex.engine.local.sampler import FORBIDDEN, Choice, sample
 from loradex.engine.local.slots import Slots
 from loradex.engine.local.team import dismiss
 
+if TYPE_CHECKING:
+    from loradex.engine.local.graphs import Graphs  # reads Triton, which need not be there
+
 
 class Runner:
     """Owns the tensors of one engine: the model, its cache, and the tables of resident adapters.
 
     `divide` is that of the LoRA kernel which the model's linears have; without, the reference computes every segment.
+    `graphs` are decode steps that were recorded, where the device can.
     """
 
     def __init__(
@@ -34,6 +39,7 @@ class Runner:
         self.eos = eos
         self.divide = divide
         self._vocabularies: dict[str, int] = {}  # how many token ids there are, where not as many as under the base
+        self.graphs: Graphs | None = None
         self._changing: set[int] = set()  # slots whose adapters do more than add pairs to linears
         self._offsets = torch.arange(block_size)
 
@@ -46,7 +52,7 @@ class Runner:
         slot = self.slots.assign(digest)
         for module, pair in weights.pairs.items():
             self.model.linears[module].put(slot, pair)
-        if weights.changes:
+        if weights.changes or weights.experts:
             self._changing.add(slot)
         if weights.vocab_size is not None:
             self._vocabularies[digest] = weights.vocab_size
@@ -91,6 +97,9 @@ class Runner:
 
         The vocabulary is the largest of the step: ids that a row's own does not have are forbidden.
         """
+        recorded = self._recorded(plan.chunks)
+        if recorded is not None:
+            return recorded
         device = self.model.device
         tokens = torch.tensor([token for chunk in plan.chunks for token in _tokens(chunk)], device=device)
         positions = [chunk.start + i for chunk in plan.chunks for i in range(chunk.length)]
@@ -120,6 +129,16 @@ class Runner:
         first = mix.members[0][0] if mix.members else ""
         return self._vocabularies.get(first, self.model.vocab_size)
 
+    def _recorded(self, chunks: Sequence[Chunk]) -> torch.Tensor | None:
+        """Return the logits of a decode step that was recorded, None for any other."""
+        if self.graphs is None:
+            return None
+        segments = tuple(self._segments((chunk, chunk.start) for chunk in chunks))
+        changing = self._changing | {self.slots[digest] for digest in self._vocabularies}
+        if any(segment.slot in changing for segment in segments) or not self.graphs.takes(chunks, segments):
+            return None
+        return self.graphs.logits(chunks, segments)
+
     def _batch(self, chunks: Sequence[Chunk], ends: Sequence[int], tokens: torch.Tensor | None) -> Batch:
         device, cells = self.model.device, [self._cells(chunk) for chunk in chunks]
         written = torch.cat([own[chunk.start :] for own, chunk in zip(cells, chunks, strict=True)])
@@ -148,8 +167,13 @@ class Runner:
         cells = (blocks.unsqueeze(1) * self.block_size + self._offsets).flatten()
         return cells[: chunk.start + chunk.length]
 
-    def _decodes(self, positions: Sequence[int], rows: Sequence[int], cells: Sequence[torch.Tensor]) -> Decodes:
+    def _decodes(self, positions: Sequence[int], rows: Sequence[int], cells: Sequence[torch.Tensor]) -> Decodes | Paged:
         device = self.model.device
+        if self.model.attention.kernel is not None:
+            blocks = [(own[:: self.block_size] // self.block_size).int() for own in cells]
+            lengths = torch.tensor([position + 1 for position in positions], dtype=torch.int32, device=device)
+            tables = pad_sequence(blocks, batch_first=True).to(device)
+            return Paged(torch.tensor(rows, device=device), tables, lengths, self.block_size)
         ragged = len(set(positions)) > 1
         lengths = torch.tensor(positions, device=device) + 1
         padded = pad_sequence(list(cells), batch_first=True, padding_value=-1)

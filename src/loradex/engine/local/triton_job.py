@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from loradex.engine.local.lora import LoraPair, Segment, apply_lora
 from loradex.engine.local.lora_triton import ALIGNED, add_products, ranks_at_once
@@ -38,13 +39,17 @@ class TritonTable:
 
     def divide(self, segments: Sequence[Segment]) -> tuple[Tiles, tuple[Segment, ...]]:
         """Bring what changed to the device. All segments of a step, at least one, are the kernel's."""
+        return Tiles.of(segments, self.follow(segments).tolist(), self._device), ()
+
+    def follow(self, segments: Sequence[Segment]) -> NDArray[np.int64]:
+        """Bring what changed to the device; return the largest rank of the segments' adapters for each linear."""
         for slot in self._changed:
             self.there[slot].copy_(torch.from_numpy(self._own[slot]))
             self.scaling[slot].copy_(torch.from_numpy(self._own_scaling[slot]))
         self._changed.clear()
         slots = list({segment.slot for segment in segments})
-        ranks = self._own[slots, :, 2].max(axis=0)
-        return Tiles(segments, ranks.tolist(), self._device), ()
+        ranks: NDArray[np.int64] = self._own[slots, :, 2].max(axis=0)
+        return ranks
 
 
 class TritonJob:

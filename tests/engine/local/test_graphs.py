@@ -1,0 +1,140 @@
+"""Decode steps that are recorded say what the same steps say that are computed as they come."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+from loradex.core.mix import Mix
+from loradex.core.sampling import Sampling
+from loradex.engine.local import compiled
+from loradex.engine.local.blocks import Blocks
+from loradex.engine.local.graphs import SHARERS, sizes
+from loradex.engine.local.plan import Chunk, StepPlan
+from loradex.engine.local.runner import Runner
+from loradex.engine.local.sequence import Sequence
+
+from .tiny import DEVICES, Family, Running
+
+ROWS = 4
+
+
+def sequences(made: Family, mixes: list[list[int]]) -> list[Sequence]:
+    """Return a sequence for each mix of adapters, with its own blocks and length."""
+    chance = random.Random(5)
+    found = []
+    for i, adapters in enumerate(sorted(mixes)):
+        tokens = [chance.randrange(256) for _ in range(6 + 3 * i)]
+        mix = Mix(tuple((made.adapters[adapter].digest, 0.5 + adapter) for adapter in adapters))
+        found.append(Sequence(str(i), tokens, len(tokens), Sampling(), mix, blocks=[2 * i + 1, 2 * i]))
+    return found
+
+
+def steps(own: list[Sequence]) -> Iterator[StepPlan]:
+    """Yield the prompts as one step, and then decodes of all of them and of some, in turn."""
+    yield StepPlan(tuple(Chunk(each, 0, len(each.tokens) - 1, samples=False) for each in own))
+    for some in (own, own[:1], own[1:]):
+        yield StepPlan(tuple(Chunk(each, len(each.tokens) - 1, 1, samples=True) for each in some))
+        for each in some:
+            each.tokens.append(each.tokens[0])
+
+
+def prepare(runner: Runner, engine: Any) -> None:
+    """Give the runner what it has on a card."""
+    if runner.graphs is not None:
+        return
+    model = runner.model
+    compiled.compile_attention(model, runner.block_size)
+    table = compiled.compile_triton(model)
+    runner.divide = table.divide
+    for linear in model.linears.values():
+        linear.joint = None
+        for slot, own in enumerate(linear.table):
+            linear.job.put(slot, own)
+    scheduler = engine._loop._scheduler
+    blocks = Blocks(scheduler.blocks.count, runner.block_size)
+    runner.graphs = compiled.record_graphs(model, table, engine.config, blocks, lambda share: None)
+
+
+@pytest.mark.parametrize(
+    ("name", "device"),
+    [
+        ("qwen2", "cpu"),
+        pytest.param("qwen2", "cuda", marks=pytest.mark.gpu),
+        pytest.param("gemma3", "cuda", marks=pytest.mark.gpu),
+    ],
+    indirect=["device"],
+)
+async def test_recorded_steps_say_what_steps_say(name, device, family, running: Running) -> None:
+    made = family(name)
+    async with running(made, max_num_seqs=ROWS) as engine:
+        runner = engine._loop._runner  # the thread is idle: nothing was submitted
+        prepare(runner, engine)
+        graphs, mixes = runner.graphs, [[], [2], [2], [0, 2]]
+        assert graphs is not None
+        ours, theirs = [], []
+        for recorded, found in ((graphs, ours), (None, theirs)):
+            runner.graphs = recorded
+            for plan in steps(sequences(made, mixes)):
+                assert recorded is None or recorded.takes(plan.chunks, ()) == (len(found) > 0)
+                found.append(runner.logits(plan).clone())
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
+
+
+@DEVICES
+async def test_adapters_come_and_go_under_recorded_steps(device, family, running: Running) -> None:
+    made = family("qwen2")
+    async with running(made, max_num_seqs=ROWS) as engine:
+        runner = engine._loop._runner
+        prepare(runner, engine)
+        own = sequences(made, [[0], [1]])
+        prompts, first, *_ = steps(own)
+        runner.logits(prompts)
+        before = runner.logits(first).clone()
+        digest = made.adapters[0].digest
+        slot = runner.slots[digest]
+        pairs = {name: linear.table[slot] for name, linear in runner.model.linears.items()}
+        for linear in runner.model.linears.values():
+            linear.put(slot, None)
+        without = runner.logits(first).clone()
+        for name, linear in runner.model.linears.items():
+            linear.put(slot, pairs[name])
+        again = runner.logits(first)
+        torch.testing.assert_close(again, before, atol=1e-6, rtol=0)
+        assert (without[0] - before[0]).abs().max() > 1e-3
+        torch.testing.assert_close(without[1], before[1], atol=1e-6, rtol=0)
+
+
+@DEVICES
+async def test_what_cannot_be_recorded_is_left(device, family, running: Running) -> None:
+    made = family("qwen2")
+    async with running(made, max_num_seqs=ROWS) as engine:
+        runner = engine._loop._runner
+        prepare(runner, engine)
+        own = sequences(made, [[0]])[0]
+        last = len(own.tokens) - 1
+        one = Chunk(own, last, 1, samples=True)
+        graphs = runner.graphs
+        assert graphs.takes((one,), ())
+        assert not graphs.takes((one,) * (ROWS + 1), ())
+        assert not graphs.takes((Chunk(own, last, 1, samples=False),), ())
+        assert not graphs.takes((Chunk(own, 0, 2, samples=True),), ())
+        segments = tuple(runner._segments([(one, one.start)]))
+        assert not graphs.takes((one,), segments * (SHARERS * ROWS + 1))
+        runner._changing.add(runner.slots[made.adapters[0].digest])
+        assert runner._recorded((one,)) is None
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8, 16, 50, 64, 256])
+def test_few_sizes_are_recorded_and_none_is_much_too_large(rows: int) -> None:
+    found = sizes(rows)
+    assert found == sorted(set(found))
+    assert found[-1] == rows
+    assert all(larger <= 2 * smaller for smaller, larger in pairwise(found))
+    assert len(found) <= 16
