@@ -48,6 +48,8 @@ class Finished:
         prompt_tokens, completion_tokens, cached_tokens: counts; cached ones were found in the prefix cache.
         mix: the weights on which the answer ended, by digest.
         queue_seconds: from arrival to the first step that worked on it.
+        prompt_logprobs: of the prompt's tokens that the request wanted scored, in order; without alternatives.
+        embedding: the mean of the last hidden states of the prompt's tokens, where the request wanted it.
     """
 
     reason: FinishReason
@@ -57,6 +59,8 @@ class Finished:
     cached_tokens: int = 0
     mix: Mix[str] = field(default_factory=Mix)
     queue_seconds: float = 0.0
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    embedding: tuple[float, ...] = ()
 
 
 Event = Delta | Finished

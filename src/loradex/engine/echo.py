@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+from collections.abc import Sequence
 
 from loradex.core.event import Delta, Finished, FinishReason, TokenLogprob
 from loradex.core.request import GenerateRequest
@@ -64,7 +65,23 @@ class Echo:
 
     def finished(self, reason: FinishReason, stop_reason: int | str | None, queued: float) -> Finished:
         """Return the end of this answer."""
-        return Finished(reason, stop_reason, len(self.request.tokens), self._said, 0, self.mix, queued)
+        return Finished(
+            reason,
+            stop_reason,
+            len(self.request.tokens),
+            self._said,
+            0,
+            self.mix,
+            queued,
+            prompt_logprobs=tuple(self._likely(at) for at in self.request.scored),
+            embedding=_counted(self.request.tokens) if self.request.embedded else (),
+        )
+
+    def _likely(self, at: int) -> TokenLogprob:
+        """Return a made-up log-probability: likely is what stands so in the label of its weights."""
+        before, token = self.request.tokens[at - 1 : at + 1]
+        known = EOS not in (before, token) and bytes((before, token)) in self._label()
+        return TokenLogprob(token, _alone(token), -0.1 if known else -1.0)
 
     def _label(self) -> bytes:
         return f"{self.mix.map(lambda digest: digest[:8])}: ".encode()
@@ -129,6 +146,11 @@ def _logprob(token: int, count: int) -> TokenLogprob:
     """Return made-up log-probabilities: the chosen token first, then its neighbours."""
     top = tuple(TokenLogprob((token + i) % (EOS + 1), _alone((token + i) % (EOS + 1)), -0.1 - i) for i in range(count))
     return TokenLogprob(token, _alone(token), -0.1, top)
+
+
+def _counted(tokens: Sequence[int]) -> tuple[float, ...]:
+    """Return a made-up vector: how often each byte occurs."""
+    return tuple(tokens.count(token) / len(tokens) for token in range(EOS + 1))
 
 
 def _alone(token: int) -> str:

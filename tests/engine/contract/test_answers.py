@@ -133,3 +133,39 @@ async def test_weights_that_are_not_resident_never_become_the_base(engine: Engin
     with pytest.raises(LoradexError):
         await whole(begin(engine, save(engine, 1).digest))
     await until(lambda: idle(engine))
+
+
+async def test_scored_tokens_of_the_prompt_are_told_at_the_end(start: Start, save: Save) -> None:
+    engine = await start(max_loras=2)
+    adapter = save(engine, 0)
+    await engine.load(adapter)
+    tokens = engine.encode("what is likely here, and what is not?")
+    wanted = Sampling(temperature=0.0, max_tokens=2, ignore_eos=True)
+
+    def ask(mix: Mix[str], scored_from: int | None) -> GenerateRequest:
+        return GenerateRequest(f"s{scored_from}", tokens, wanted, mix, scored_from=scored_from)
+
+    own = Mix.of(adapter.digest)
+    asked = [(Mix(), 0), (own, 0), (Mix(), 7), (own, 7), (own, None), (own, len(tokens))]
+    together = await asyncio.gather(*(whole(engine.generate(ask(*each))) for each in asked))
+    base, adapted, base_end, adapted_end, none, empty = (answer.end.prompt_logprobs for answer in together)
+    assert [each.token_id for each in base] == list(tokens[1:])
+    assert all(each.logprob < 0 for each in base)
+    assert [each.token_id for each in base_end] == list(tokens[7:])
+    for part, all_of_it in ((base_end, base), (adapted_end, adapted)):
+        assert [each.logprob for each in part] == pytest.approx([each.logprob for each in all_of_it[6:]], abs=1e-4)
+    assert (none, empty) == ((), ())
+    assert together[1].tokens == together[3].tokens == together[4].tokens
+
+
+async def test_an_embedded_prompt_has_a_vector(engine: Engine) -> None:
+    def ask(text: str) -> GenerateRequest:
+        return GenerateRequest(text, engine.encode(text), Sampling(temperature=0.0, max_tokens=1), embedded=True)
+
+    texts = ("a cat and a dog", "a contract", "a cat and a dog")
+    one, other, again = [
+        answer.end.embedding for answer in await asyncio.gather(*(whole(engine.generate(ask(each))) for each in texts))
+    ]
+    assert len(one) == len(other) > 8
+    assert one == pytest.approx(again, abs=1e-4)
+    assert one != pytest.approx(other, abs=1e-2)

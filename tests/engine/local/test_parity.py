@@ -8,7 +8,9 @@ import random
 import pytest
 import torch
 
+from loradex.core.event import Finished
 from loradex.core.mix import Mix
+from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
 from loradex.engine.local.engine import LocalEngine
 from loradex.engine.local.plan import Chunk, StepPlan
@@ -129,6 +131,33 @@ async def test_alone_or_in_a_busy_batch_is_the_same(name: str, family, running: 
     assert again == alone
     assert stats.preemptions > 0
     assert stats.blocks_free == stats.blocks_total
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+async def test_prompts_are_as_likely_as_peft_says_beside_answers(name: str, family, running: Running) -> None:
+    made = family(name)
+    oracle = made.oracle()
+    cases = [(tokens, [None, 0, 1, 2][i % 4], [0, 5, None][i % 3]) for i, tokens in enumerate(prompts(12))]
+
+    async def ask(engine: LocalEngine, i: int) -> Finished:
+        tokens, adapter, scored_from = cases[i]
+        mix = Mix.of(digest(made, adapter))
+        request = GenerateRequest(str(i), tuple(tokens), GREEDY, mix, scored_from=scored_from)
+        events = [event async for event in engine.generate(request)]
+        assert isinstance(events[-1], Finished)
+        return events[-1]
+
+    # Few blocks: sequences are preempted and computed again, and no token may be told twice.
+    async with running(made, max_batched_tokens=16, kv_cache_memory=12 * 16 * 512) as engine:
+        ends = await asyncio.gather(*(ask(engine, i) for i in range(len(cases))))
+        again = await ask(engine, 0)  # whose start lies in the prefix cache by now
+        assert engine.stats().preemptions > 0
+    for (tokens, adapter, scored_from), end in zip([*cases, cases[0]], [*ends, again], strict=True):
+        first = len(tokens) if scored_from is None else max(1, scored_from)
+        assert [each.token_id for each in end.prompt_logprobs] == tokens[first:]
+        likely = torch.log_softmax(oracle.logits(tokens, adapter), dim=-1)
+        theirs = [float(likely[at - 1, tokens[at]]) for at in range(first, len(tokens))]
+        assert [each.logprob for each in end.prompt_logprobs] == pytest.approx(theirs, abs=1e-4)
 
 
 async def test_a_long_answer_goes_on_past_the_sliding_window(family, running: Running) -> None:

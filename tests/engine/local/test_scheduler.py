@@ -10,7 +10,7 @@ from loradex.core.sampling import Sampling
 from loradex.engine.local.blocks import Blocks
 from loradex.engine.local.line import OVERTAKES
 from loradex.engine.local.plan import StepPlan
-from loradex.engine.local.scheduler import Scheduler
+from loradex.engine.local.scheduler import MAX_SCORED, Scheduler
 from loradex.engine.local.sequence import Sequence
 
 
@@ -51,6 +51,23 @@ def test_a_long_prompt_is_prefilled_in_chunks_beside_decodes() -> None:
     last = step(line)
     assert lengths(last) == {"short": 1, "long": 10}
     assert [chunk.samples for chunk in last.chunks if chunk.sequence.id == "long"] == [True]
+
+
+def test_what_is_scored_takes_few_rows_a_step_and_never_comes_from_the_cache() -> None:
+    line = scheduler(1000, tokens=1000, prefill=1000)
+    for name in ("first", "second"):
+        scored = sequence(name, 300)
+        scored.wanted = range(9, 299)
+        line.add(scored)
+    # 9 tokens that are not scored, and 256 that are; of the second one that is, beside what is not.
+    assert lengths(step(line)) == {"first": 265, "second": 10}
+    while line.running and any(each.wanted for each in line.running):
+        assert sum(len(chunk.kept) for chunk in step(line).chunks) <= MAX_SCORED + 2 * len(line.running)
+    cached = sequence("third", 300)
+    cached.wanted = range(9, 299)
+    line.add(cached)
+    step(line)
+    assert cached.cached == 8
 
 
 def test_beside_decodes_prompts_get_less_and_alone_they_get_all() -> None:

@@ -220,6 +220,10 @@ class LocalEngine:
         text = self._texts.of(request.mix)
         answer.ends = text.ends
         output = Output(text, answer, (*self._eos, *text.ends), self.info.max_model_len)
+        answer.embeds = request.embedded
+        # The row of a token tells how likely the next one is.
+        scored = request.scored
+        answer.wanted = range(len(request.tokens)) if answer.embeds else range(scored.start - 1, scored.stop - 1)
         messages: asyncio.Queue[Message] = asyncio.Queue()
         self._queues[key] = messages
         finished = False

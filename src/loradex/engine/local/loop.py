@@ -214,10 +214,12 @@ class Loop:
             job = self._jobs[chunk.sequence.id]
             job.began = job.began or began
         try:
-            choices = self._runner.execute(plan)
+            choices, readings = self._runner.execute(plan)
         except Exception as error:
             log.exception("a step failed")
             return self._fail(plan, error)
+        for key, reading in readings.items():
+            self._jobs[key].output.read(reading)
         self._scheduler.advance(plan, {key: choice.token for key, choice in choices.items()})
         messages = [message for key, choice in choices.items() for message in self._say(self._jobs[key], choice)]
         self._count.steps += 1
@@ -260,6 +262,8 @@ class Loop:
             cached_tokens=sequence.cached or 0,
             mix=sequence.mix,
             queue_seconds=(job.began or job.arrived) - job.arrived,
+            prompt_logprobs=tuple(job.output.prompt_logprobs),
+            embedding=job.output.embedding,
         )
 
     def _fail(self, plan: StepPlan, error: Exception) -> list[tuple[str, Message]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +92,16 @@ class BaseModel:
         """Whether some adapter changes the output head."""
         head = self.seats.get(self.head)
         return head is not None and head.busy
+
+    @contextmanager
+    def observed(self) -> Iterator[list[torch.Tensor]]:
+        """Yield a list into which each forward pass puts its last hidden states, `[rows, hidden size]`."""
+        seen: list[torch.Tensor] = []
+        hook = self.module.base_model.register_forward_hook(lambda _, __, output: seen.append(output[0][0]))
+        try:
+            yield seen
+        finally:
+            hook.remove()
 
     def shapes(self) -> dict[str, LinearShape]:
         """Return the shape of each linear that adapters may target."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
 from loradex.core.event import Delta, TokenLogprob
 from loradex.engine.local.ending import End, StopText, end_after_token
+from loradex.engine.local.reading import Reading
 from loradex.engine.local.sampler import Choice
 from loradex.engine.local.sequence import Sequence
 from loradex.engine.local.text import Detokenizer, Text
@@ -19,6 +22,9 @@ class Output:
         sampling = sequence.sampling
         self._detokenizer = Detokenizer(text, sequence.tokens, skip_special_tokens=sampling.skip_special_tokens)
         self._stops = StopText(sampling)
+        self.prompt_logprobs: list[TokenLogprob] = []
+        self._hidden: torch.Tensor | None = None
+        self._prompt_len = sequence.prompt_len
 
     def push(self, sequence: Sequence, choice: Choice) -> tuple[Delta, End | None]:
         """Take the token just appended to `sequence`; return what to show, and the end if this is it.
@@ -44,6 +50,17 @@ class Output:
         elif end is not None:
             shown += self._stops.flush()
         return Delta(shown, (choice.token,), self._logprobs(choice), sequence.mix), end
+
+    def read(self, reading: Reading) -> None:
+        """Take what a step tells of the prompt."""
+        self.prompt_logprobs += (TokenLogprob(token, self._text.piece(token), score) for token, score in reading.scores)
+        if reading.hidden is not None:
+            self._hidden = reading.hidden if self._hidden is None else self._hidden + reading.hidden
+
+    @property
+    def embedding(self) -> tuple[float, ...]:
+        """The mean of the prompt's hidden states, once all of them were read; empty where they were not."""
+        return () if self._hidden is None else tuple((self._hidden / self._prompt_len).tolist())
 
     def _logprobs(self, choice: Choice) -> tuple[TokenLogprob, ...]:
         if choice.logprob is None:

@@ -21,6 +21,19 @@ class Chunk:
         """The position after its last token."""
         return self.start + self.length
 
+    @property
+    def wanted(self) -> range:
+        """The positions among its own that the sequence wants read out."""
+        wanted = self.sequence.wanted
+        return range(max(self.start, wanted.start), max(self.start, wanted.start, min(self.end, wanted.stop)))
+
+    @property
+    def kept(self) -> range:
+        """The positions whose logits are computed, up to its end: from the first that is scored, or the last alone."""
+        if self.wanted and not self.sequence.embeds:
+            return range(self.wanted.start, self.end)
+        return range(self.end - self.samples, self.end)
+
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:

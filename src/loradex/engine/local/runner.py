@@ -15,6 +15,7 @@ from loradex.engine.local.change import Weights
 from loradex.engine.local.lora import Segment
 from loradex.engine.local.model import BaseModel
 from loradex.engine.local.plan import Chunk, StepPlan
+from loradex.engine.local.reading import Reading, read_out
 from loradex.engine.local.sampler import FORBIDDEN, Choice, sample
 from loradex.engine.local.slots import Slots
 from loradex.engine.local.team import dismiss
@@ -82,18 +83,27 @@ class Runner:
         dismiss()
 
     @torch.inference_mode()
-    def execute(self, plan: StepPlan) -> dict[str, Choice]:
-        """Compute a plan; return what was chosen for each sequence that samples, by id."""
+    def execute(self, plan: StepPlan) -> tuple[dict[str, Choice], dict[str, Reading]]:
+        """Compute a plan; return what was chosen for each sequence that samples, and what was read out, by id."""
+        if any(chunk.wanted and chunk.sequence.embeds for chunk in plan.chunks):
+            with self.model.observed() as hidden:
+                logits = self.logits(plan)
+            readings = read_out(plan, logits, hidden[0])
+        else:
+            logits = self.logits(plan)
+            readings = read_out(plan, logits, None)
         chunks = [chunk for chunk in plan.chunks if chunk.samples]
-        logits = self.logits(plan)
         if not chunks:
-            return {}
+            return {}, readings
+        if len(chunks) < len(logits):
+            kept = accumulate(len(chunk.kept) for chunk in plan.chunks)
+            logits = logits[[end - 1 for end, chunk in zip(kept, plan.chunks, strict=True) if chunk.samples]]
         choices = sample(logits, [chunk.sequence for chunk in chunks], self.eos)
-        return {chunk.sequence.id: choice for chunk, choice in zip(chunks, choices, strict=True)}
+        return {chunk.sequence.id: choice for chunk, choice in zip(chunks, choices, strict=True)}, readings
 
     @torch.inference_mode()
     def logits(self, plan: StepPlan) -> torch.Tensor:
-        """Compute a plan; return logits `[sampling chunks, vocabulary]` in the model's dtype, in the plan's order.
+        """Compute a plan; return logits `[kept rows, vocabulary]` in the model's dtype, in the plan's order.
 
         The vocabulary is the largest of the step: ids that a row's own does not have are forbidden.
         """
@@ -104,18 +114,18 @@ class Runner:
         tokens = torch.tensor([token for chunk in plan.chunks for token in _tokens(chunk)], device=device)
         positions = [chunk.start + i for chunk in plan.chunks for i in range(chunk.length)]
         ends = list(accumulate(chunk.length for chunk in plan.chunks))
-        last = [end - 1 for end, chunk in zip(ends, plan.chunks, strict=True) if chunk.samples]
+        kept = [end - chunk.end + at for end, chunk in zip(ends, plan.chunks, strict=True) for at in chunk.kept]
         self.model.step.batch = self._batch(plan.chunks, ends, tokens if self._vocabularies else None)
         try:
             output = self.model.module(
                 input_ids=(tokens.clamp(max=self.model.vocab_size - 1) if self._vocabularies else tokens).unsqueeze(0),
                 position_ids=torch.tensor([positions], device=device),
                 use_cache=False,
-                logits_to_keep=torch.tensor(last, dtype=torch.long, device=device),
+                logits_to_keep=torch.tensor(kept, dtype=torch.long, device=device),
             )
         finally:
             self.model.step.batch = None
-        return self._bounded(output.logits[0], [chunk for chunk in plan.chunks if chunk.samples])
+        return self._bounded(output.logits[0], [chunk for chunk in plan.chunks for _ in chunk.kept])
 
     def _bounded(self, logits: torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
         """Forbid the ids that a row's adapter does not have."""
@@ -154,7 +164,7 @@ class Runner:
             written.to(device),
             taken,
             left,
-            tuple(self._segments((chunk, chunk.end - 1) for chunk in chunks if chunk.samples))
+            tuple(self._segments((chunk, chunk.kept.start) for chunk in chunks if chunk.kept))
             if self.model.head_changes
             else (),
             any(segment.slot in self._changing for segment in segments),

@@ -10,6 +10,9 @@ from loradex.engine.local.levels import Levels
 from loradex.engine.local.plan import Chunk, StepPlan
 from loradex.engine.local.sequence import Sequence
 
+MAX_SCORED = 256
+"""Rows of a step whose logits are computed to score prompts, beside one for each sequence: a row of logits is large."""
+
 
 class Scheduler:
     """Continuous batching: each step takes every running sequence that it can, then admits waiting ones.
@@ -85,7 +88,7 @@ class Scheduler:
         if chunks:
             budget = min(budget, self.max_prefill_tokens)
         budget -= self._continue_all(prompts, budget, chunks)
-        while budget > 0 and len(self.running) < self.max_sequences and (admitted := self._admit_next(budget)):
+        while budget > 0 and len(self.running) < self.max_sequences and (admitted := self._admit_next(budget, chunks)):
             chunks.append(admitted)
             budget -= admitted.length
         return StepPlan(tuple(sorted(chunks, key=lambda chunk: chunk.sequence.mix.members)))
@@ -95,6 +98,7 @@ class Scheduler:
         for chunk in plan.chunks:
             sequence = chunk.sequence
             sequence.computed = chunk.start + chunk.length
+            sequence.wanted = range(max(sequence.wanted.start, sequence.computed), sequence.wanted.stop)
             self._publish(sequence, chunk.start)
             if chunk.samples:
                 sequence.tokens.append(sampled[sequence.id])
@@ -115,7 +119,7 @@ class Scheduler:
 
     def _continue(self, sequence: Sequence, budget: int, planned: list[Chunk]) -> Chunk | None:
         """Give a running sequence its next chunk, preempting younger ones if need be; None if it had to give way."""
-        length = min(sequence.pending, budget)
+        length = _length(sequence, budget, planned)
         while not self._grow(sequence, sequence.computed + length):
             victim = self._youngest_unplanned(planned)
             self._preempt(victim)
@@ -129,17 +133,17 @@ class Scheduler:
         left = [sequence for sequence in reversed(self.running) if id(sequence) not in taken]
         return max(left, key=lambda sequence: sequence.priority)
 
-    def _admit_next(self, budget: int) -> Chunk | None:
+    def _admit_next(self, budget: int, planned: list[Chunk]) -> Chunk | None:
         """Admit the first in line whose whole prompt has room."""
         for sequence in self.waiting.candidates():
             found = self._lookup(sequence)
             room = self.blocks.available - self.blocks.idle_among(found)
             if self.blocks.needed(len(sequence.tokens)) - len(found) <= room:
                 self.waiting.take(sequence)
-                return self._admit(sequence, found, budget)
+                return self._admit(sequence, found, budget, planned)
         return None
 
-    def _admit(self, sequence: Sequence, found: list[int], budget: int) -> Chunk:
+    def _admit(self, sequence: Sequence, found: list[int], budget: int, planned: list[Chunk]) -> Chunk:
         """Start a sequence, on the blocks that the prefix cache has of it."""
         self.blocks.hold(found)
         sequence.blocks = list(found)
@@ -149,15 +153,16 @@ class Scheduler:
             self.prefix_queries += sequence.prompt_len
             self.prefix_hits += sequence.computed
         self.running.append(sequence)
-        length = min(sequence.pending, budget)
+        length = _length(sequence, budget, planned)
         self._grow(sequence, sequence.computed + length)
         return _chunk(sequence, length)
 
     def _lookup(self, sequence: Sequence) -> list[int]:
-        """Return cached blocks for the start of a sequence, leaving at least one token to compute."""
+        """Return cached blocks for the start of a sequence, leaving one token to compute, and all that are read out."""
         if not self.prefix_cache or sequence.private:
             return []
-        full = (len(sequence.tokens) - 1) // self.blocks.size
+        uncached = min(len(sequence.tokens) - 1, sequence.wanted.start if sequence.wanted else len(sequence.tokens))
+        full = uncached // self.blocks.size
         self._extend_keys(sequence, full)
         return self.blocks.find(sequence.keys[:full])
 
@@ -201,6 +206,15 @@ class Scheduler:
         self.blocks.release(sequence.blocks)
         sequence.blocks = []
         sequence.computed = 0
+
+
+def _length(sequence: Sequence, budget: int, planned: list[Chunk]) -> int:
+    """Return how many tokens a sequence gets, one at least: of those that are scored, what the step has room for."""
+    length = min(sequence.pending, budget)
+    if not sequence.wanted or sequence.embeds:
+        return length
+    room = MAX_SCORED - sum(len(chunk.kept) - 1 for chunk in planned if len(chunk.kept) > 1)
+    return max(1, min(length, max(sequence.wanted.start - sequence.computed, 0) + max(room, 0)))
 
 
 def _chunk(sequence: Sequence, length: int) -> Chunk:

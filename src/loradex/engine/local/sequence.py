@@ -30,6 +30,8 @@ class Sequence:
         priority: lower is admitted earlier, and gives way later.
         constraint: where it is in the form that it must have; None for any form.
         ends: tokens that end it beside those of the base.
+        wanted: positions of the prompt whose rows are still to be read out; they are computed, whatever is cached.
+        embeds: whether their hidden states are read; else their logits, which tell how likely the next token was.
     """
 
     id: str
@@ -49,6 +51,8 @@ class Sequence:
     phases: tuple[Phase, ...] = ()
     constraint: Constraint | None = None
     ends: tuple[int, ...] = ()
+    wanted: range = range(0)
+    embeds: bool = False
 
     @property
     def pending(self) -> int:
