@@ -24,15 +24,8 @@ from loradex.settings import ServerConfig
 ROOT = Path(__file__).parents[2]
 DEMO = Path(loradex.__file__).parent / "assets" / "demo"
 ADDRESS = "http://127.0.0.1:8000"
-PAGES = [
-    "README.md",
-    "docs/quickstart.md",
-    "docs/versions.md",
-    "docs/sources.md",
-    "docs/merging.md",
-    "docs/routing.md",
-    "docs/operations.md",
-]
+GUIDES = ("quickstart", "versions", "sources", "merging", "routing", "compare", "operations")
+PAGES = ["README.md", *(f"docs/{name}.md" for name in GUIDES)]
 
 
 def blocks(page: str, language: str) -> list[str]:

@@ -51,7 +51,7 @@ def test_a_decision_is_the_vectorizers_and_the_heads(trained: Classifier) -> Non
     """The short way that a decision takes gives what scikit-learn's matrices give."""
     texts = [example.text for example in read_examples(BENCHMARKS / "routing_prompts.jsonl")]
     rows, values = zip(*(trained._vector(text) for text in texts), strict=True)
-    oracle = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, vocabulary=trained._index)
+    oracle = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, vocabulary=trained._index)
     oracle.idf_ = trained._rarity
     ours = np.zeros((len(texts), len(trained._rarity)))
     for index, (columns, weights) in enumerate(zip(rows, values, strict=True)):

@@ -5,9 +5,10 @@ from functools import partial
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import ComplementNB
 
 from loradex.routing import head
-from loradex.routing.head import softmax
+from loradex.routing.head import complement, logistic, softmax
 
 train = partial(head.train, precision=0.9)
 
@@ -21,20 +22,24 @@ def clouds(spread: float, each: int = 60) -> tuple[np.ndarray, list[str]]:
     return vectors, [label for label in LABELS for _ in range(each)]
 
 
-def test_the_rotation_loses_nothing() -> None:
-    """Trained in the span of the texts, the logits are those of the regression on all features."""
+def test_both_ways_to_learn_are_linear_and_say_what_scikit_learn_says() -> None:
     vectors, labels = clouds(0.4)
-    wide = np.hstack([vectors, np.zeros((len(vectors), 300))])
-    found = train(wide, labels, [True] * len(labels), strength=10.0)
-    oracle = LogisticRegression(C=10.0, class_weight="balanced", max_iter=5000, tol=1e-8).fit(wide, labels)
-    ours = softmax(wide @ found.weights + found.bias, 1.0)
-    np.testing.assert_allclose(ours, oracle.predict_proba(wide), atol=2e-2)
+    vectors = np.abs(vectors)
+    oracles = [
+        (logistic(10.0), LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000)),
+        (complement(0.3), ComplementNB(alpha=0.3)),
+    ]
+    for fit, oracle in oracles:
+        names, weights, bias = fit(vectors, np.asarray(labels))
+        assert names.tolist() == LABELS
+        theirs = oracle.fit(vectors, labels).predict_proba(vectors)
+        np.testing.assert_allclose(softmax(vectors @ weights + bias, 1.0), theirs, atol=1e-6)
 
 
 def test_probabilities_are_as_often_right_as_they_say() -> None:
     vectors, labels = clouds(0.6)
     found = train(
-        vectors[::2], labels[::2], [True] * len(labels[::2]), strength=1000.0
+        vectors[::2], labels[::2], [True] * len(labels[::2]), logistic(1000.0)
     )  # far too sure of itself by design
     unseen = found.probabilities(vectors[1::2] @ found.weights + found.bias)
     right = np.array(found.labels)[unseen.argmax(axis=1)] == np.array(labels[1::2])
@@ -47,23 +52,23 @@ def test_the_threshold_rises_where_labels_are_hard_to_tell() -> None:
     thresholds = []
     for spread in (0.1, 0.7):
         vectors, labels = clouds(spread)
-        thresholds.append(train(vectors, labels, [True] * len(labels), strength=10.0).threshold)
+        thresholds.append(train(vectors, labels, [True] * len(labels), logistic(10.0)).threshold)
     assert thresholds[0] < thresholds[1]
 
 
 def test_a_given_threshold_is_kept_and_descriptions_are_not_judged() -> None:
     vectors, labels = clouds(0.3)
     asked = [index % 60 < 4 for index in range(len(labels))]  # four prompts a label: too few to learn from
-    assert train(vectors, labels, asked, strength=10.0).threshold == head.FALLBACK
-    assert train(vectors, labels, asked, strength=10.0).temperature == 1.0
-    assert train(vectors, labels, [True] * len(labels), strength=10.0, threshold=0.77).threshold == 0.77
+    assert train(vectors, labels, asked, logistic(10.0)).threshold == head.FALLBACK
+    assert train(vectors, labels, asked, logistic(10.0)).temperature == 1.0
+    assert train(vectors, labels, [True] * len(labels), logistic(10.0), threshold=0.77).threshold == 0.77
 
 
 @pytest.mark.parametrize("labels", [["a", "base"], ["a", "b"]])
 def test_two_labels_have_the_probabilities_of_two(labels: list[str]) -> None:
     vectors = np.eye(2, 4).repeat(6, axis=0)
     given = [label for label in labels for _ in range(6)]
-    found = train(vectors, given, [True] * 12, strength=10.0)
+    found = train(vectors, given, [True] * 12, logistic(10.0))
     oracle = LogisticRegression(C=10.0, class_weight="balanced").fit(vectors, given)
     ours = softmax(vectors @ found.weights + found.bias, 1.0)
     np.testing.assert_allclose(ours, oracle.predict_proba(vectors), atol=1e-3)

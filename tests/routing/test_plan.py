@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from loradex.core.defaults import Defaults
 from loradex.errors import ConfigInvalid, FilesNotFound, InvalidRequest
-from loradex.routing.embeddings import Embeddings
 from loradex.routing.examples_file import read_examples
-from loradex.routing.plan import read_plan
+from loradex.routing.plan import Plan, read_plan
 from loradex.routing.route import Example, Route, with_examples
 from loradex.routing.router import make_policy
 from loradex.routing.words import Words
@@ -21,6 +23,7 @@ routes:
     patterns: ['\\bfever']
     examples: prompts.jsonl
     system_prompt: You are a medical information assistant.
+    sampling: {temperature: 0.2}
   base:
     examples: [Tell me a joke]
 """
@@ -44,7 +47,7 @@ def test_a_file_is_read_whole(plan: Path) -> None:
             words=("doctor", "drug"),
             patterns=(r"\bfever",),
             examples=("What is a fever?",),
-            system_prompt="You are a medical information assistant.",
+            defaults=Defaults(system="You are a medical information assistant.", sampling={"temperature": 0.2}),
         ),
         Route("base", examples=("Tell me a joke",)),
     )
@@ -122,4 +125,23 @@ def test_an_empty_file_of_examples_is_refused(tmp_path: Path) -> None:
 def test_embeddings_need_a_model() -> None:
     routes = (Route("a", examples=("b",)), Route("base", examples=("c",)))
     with pytest.raises(ConfigInvalid, match="needs a model"):
-        Embeddings(routes, "")
+        make_policy(Plan("embeddings", routes=routes))
+    with pytest.raises(ConfigInvalid, match="none is asked here"):
+        make_policy(Plan("embeddings", model="base", routes=routes))
+
+
+def test_vectors_of_the_base_decide_and_all_pointing_one_way_does_no_harm() -> None:
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        """As a language model's: a large part that all have in common, and a small one that tells them apart."""
+        return np.array([[100.0, 100.0 + text.count("x"), 100.0 + text.count("y")] for text in texts])
+
+    routes = (Route("ex", examples=("x", "xx", "axx")), Route("base", examples=("y", "yy", "ayy")))
+    found = make_policy(Plan("embeddings", model="base", routes=routes, threshold=0.5), encode)
+    assert [found.decide(text).adapter for text in ("xbx", "yby")] == ["ex", "base"]
+
+
+@pytest.mark.parametrize("sampling", ["{temperatur: 1}", "{temperature: 9}", "{temperature: warm}", "[1]"])
+def test_a_domains_sampling_is_checked_when_the_file_is_read(tmp_path: Path, sampling: str) -> None:
+    (tmp_path / "router.yaml").write_text(f"routes: {{a: {{words: [b], sampling: {sampling}}}}}")
+    with pytest.raises(ConfigInvalid, match=r"routes\.a"):
+        read_plan(tmp_path / "router.yaml")

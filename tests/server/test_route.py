@@ -14,7 +14,7 @@ from .test_completions import events
 ROUTER = """
 routes:
   medical: {words: [symptom], system_prompt: Speak as a nurse.}
-  legal: {words: [contract, größe]}
+  legal: {words: [contract, größe], sampling: {max_tokens: 3, temperature: 0}}
   base: {system_prompt: Speak as a clerk.}
 """
 
@@ -41,7 +41,7 @@ async def test_auto_takes_the_adapter_of_the_prompt_and_says_why(routed: App, st
     ):
         assert reply.status_code == 200, reply.text
         assert reply.headers["x-loradex-adapter"] == "medical@1"
-        why = "medical; score=1.00; policy=words; words of medical: `symptom`"
+        why = "medical; score=1.00; policy=words; why=matched; words of medical: `symptom`"
         assert reply.headers["x-loradex-route"] == why
         assert (events(reply.text)[0] if stream else reply.json())["model"] == "medical"
 
@@ -76,10 +76,18 @@ async def test_the_route_decides_without_answering(routed: App) -> None:
         "reason": "words of medical: `symptom`",
         "scores": {"medical": 1.0},
         "policy": "words",
+        "why": "matched",
     }
     assert (await routed.post("/api/route", {})).status_code == 400
     metrics = (await routed.client.get("/metrics")).text
-    assert 'loradex_route_decisions_total{adapter="medical",policy="words"} 1.0' in metrics
+    assert 'loradex_route_decisions_total{adapter="medical",policy="words",why="matched"} 1.0' in metrics
+
+
+async def test_a_domains_sampling_holds_where_the_request_says_nothing(routed: App) -> None:
+    await routed.add("legal", seed=1)
+    for asked, tokens in (({}, 3), ({"max_tokens": 5}, 5)):
+        reply = await routed.chat("A contract", model="auto", **asked)
+        assert reply.json()["usage"]["completion_tokens"] == tokens
 
 
 async def test_a_new_adapter_is_routed_to_without_a_restart_and_a_removed_one_no_more(routed: App) -> None:

@@ -18,6 +18,7 @@ from loradex.cli import (
     bench,
     bench_engine,
     build,
+    compare,
     config,
     configure,
     convert,
@@ -75,6 +76,7 @@ app.add_typer(adapter.app)
 resident.register(app)
 app.add_typer(jobs.app)
 app.add_typer(route.app)
+compare.register(app)
 demo.register(app)
 build.register(app)
 infer.register(app)

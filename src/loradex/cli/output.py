@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
@@ -101,6 +101,30 @@ class Output:
                 bars.update(tasks[stage], completed=share)
 
             yield report
+
+    @property
+    def width(self) -> int:
+        """Characters of a line of data."""
+        from rich.console import Console
+
+        return Console().width if sys.stdout.isatty() else _PIPE_WIDTH
+
+    @contextmanager
+    def live(self) -> Iterator[Callable[[Callable[[], RenderableType]], None]]:
+        """Yield what shows something in place of what it showed before, only to a human who looks at a terminal.
+
+        It is given what makes the view, which is asked for as often as an eye can follow. At the end nothing is left.
+        """
+        if self.mode != "human" or not sys.stdout.isatty() or _set("LORADEX_NO_PROGRESS"):
+            yield lambda make: None
+            return
+        from rich.console import Console
+        from rich.live import Live
+
+        made: list[Callable[[], RenderableType]] = []
+        console = Console(highlight=False)
+        with Live(console=console, transient=True, get_renderable=lambda: made[-1]() if made else ""):
+            yield lambda make: made.__setitem__(slice(None), [make])
 
     def _console(self) -> Console:
         if self._talk is None:

@@ -14,6 +14,7 @@ from loradex.cli.output import Output, grid
 from loradex.cli.target import Target
 from loradex.client.decision import Decision
 from loradex.errors import ConfigInvalid
+from loradex.routing.decision import Decision as Decided
 from loradex.routing.evaluate import Evaluation, evaluate
 from loradex.routing.examples_file import read_examples
 from loradex.routing.plan import Plan, PolicyName, read_plan
@@ -23,6 +24,8 @@ from loradex.settings import Settings
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from loradex.client.client import Client
 
 app = typer.Typer(name="route", help="Choose the adapter for a prompt.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -34,7 +37,7 @@ Threshold = Annotated[
     typer.Option("--threshold", metavar="P", min=0, max=1, help="Confidence that an adapter needs; else learned."),
 ]
 Model = Annotated[
-    str | None, typer.Option("--model", metavar="MODEL", help="sentence-transformers model for the policy embeddings.")
+    str | None, typer.Option("--model", metavar="MODEL", help="For embeddings: a sentence-transformers model.")
 ]
 Examples = Annotated[
     Path | None, typer.Option("--examples", metavar="FILE", help="JSON lines of text and label to learn from as well.")
@@ -75,7 +78,7 @@ def ask(
 @command(
     app,
     "evaluate",
-    flags=ROUTER,
+    flags=(*ROUTER, *TARGET),
     examples=(
         "loradex route evaluate prompts.jsonl --examples examples.jsonl",
         "loradex route evaluate prompts.jsonl --policy words --router routes.yaml --json",
@@ -84,6 +87,7 @@ def ask(
 def evaluate_(
     out: Output,
     settings: Settings,
+    target: Target,
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="JSON lines of text and label; base is none.", show_default=False)
     ],
@@ -94,16 +98,28 @@ def evaluate_(
 ) -> None:
     """Measure a router on prompts whose adapter is known.
 
-    Examples train the router for this run only. Prompts that it has learned from say nothing of how good it is.
+    Examples train the router for this run only. Prompts that it has learned from say nothing of how good it is. Without
+    a router's file or examples, the router of the running server is measured, the way to it included.
     """
     prompts = read_examples(file)
+    if settings.router is None and examples is None and (settings.url or target.answers()):
+        with target.client() as client:
+            served = _Served(client)
+            found = evaluate(served, prompts, time.perf_counter)
+        value = {"policy": served.policy, "training_seconds": None, **asdict(found)}
+        out.data(value, [_summary(served.policy, found), "", _confusion(found)], [f"{found.accuracy:.4f}"])
+        return
     plan = _plan(settings, examples, policy, threshold, model)
     began = time.perf_counter()
     router = make_policy(plan)
     seconds = time.perf_counter() - began
     found = evaluate(router, prompts, time.perf_counter)
     value = {"policy": plan.chosen, "training_seconds": seconds, **asdict(found)}
-    out.data(value, [_summary(plan, seconds, found), "", _confusion(found)], [f"{found.accuracy:.4f}"])
+    out.data(
+        value,
+        [_summary(f"{plan.chosen}, ready in {seconds:.2f} s", found), "", _confusion(found)],
+        [f"{found.accuracy:.4f}"],
+    )
 
 
 def _plan(
@@ -124,10 +140,24 @@ def _plan(
     )
 
 
-def _summary(plan: Plan, seconds: float, found: Evaluation) -> RenderableType:
+class _Served:
+    """The router of a server as a policy."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.policy = ""
+
+    def decide(self, text: str) -> Decided:
+        """Ask it."""
+        found = self._client.route(text)
+        self.policy = found.policy
+        return Decided(found.adapter, found.score, found.reason, found.scores)
+
+
+def _summary(policy: str, found: Evaluation) -> RenderableType:
     precision = "nothing was routed" if found.routed_precision is None else f"{found.routed_precision:.3f}"
     facts = [
-        ("policy", f"{plan.chosen}, ready in {seconds:.2f} s"),
+        ("policy", policy),
         ("prompts", str(found.prompts)),
         ("accuracy", f"{found.accuracy:.3f}"),
         ("routed_precision", precision),

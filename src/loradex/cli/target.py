@@ -42,7 +42,7 @@ class Target:
         """Return the verbs of `loradex adapter`, as the server has them. `base` is for work without one."""
         if self.settings.url:
             return self.served()
-        if base is None and self._answers():
+        if base is None and self.answers():
             return self.client().adapters
         from loradex.cli.offline import Offline
 
@@ -61,7 +61,8 @@ class Target:
 
         return source if self.settings.url and not is_loopback(self.settings.url) else located(source)
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether a server of ours answers at the usual address."""
         try:
             # Asked first, since importing the client takes longer than all the rest of a short command.
             socket.create_connection(_USUAL, _PROBE_SECONDS).close()

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 import httpx
 
-from loradex.client import wire
+from loradex.client import compare_wire, wire
 from loradex.client.answer import Answer, Piece
+from loradex.client.comparison import CompareEvent, Comparison
 from loradex.client.decision import Decision
 from loradex.client.jobs import AsyncJobs
 from loradex.client.packing import packed
@@ -126,7 +127,36 @@ class AsyncClient:
 
         Write `async with await client.stream(...) as stream`.
         """
-        call = wire.chat(model, messages, True, options)
+        return AsyncStream(self.url, await self._open(wire.chat(model, messages, True, options)))
+
+    async def compare(
+        self, prompt: wire.Messages, sides: Sequence[str], *, reference: str = "", **options: Any
+    ) -> Comparison:
+        """Return what several sides (adapters, versions, mixes, `base`, `auto`) say to one prompt, in one batch.
+
+        With a `reference`, each side also tells how likely it finds that answer. A side that fails has an `error`.
+
+        Raises:
+            InvalidRequest: there is no side, or an option has a wrong value.
+        """
+        return await self.send(compare_wire.compare(prompt, sides, reference, False, options))
+
+    async def compare_events(
+        self, prompt: wire.Messages, sides: Sequence[str], *, reference: str = "", **options: Any
+    ) -> AsyncIterator[CompareEvent]:
+        """Yield a comparison as it comes; the last event has all of it. Raises what `compare` raises."""
+        reply = await self._open(compare_wire.compare(prompt, sides, reference, True, options))
+        try:
+            async for line in reply.aiter_lines():
+                if (event := compare_wire.read_compare_event(line)) is not None:
+                    yield event
+        except httpx.HTTPError as error:
+            raise unreachable(self.url, error) from error
+        finally:
+            await reply.aclose()
+
+    async def _open(self, call: wire.Call[Any]) -> httpx.Response:
+        """Make a call whose reply comes in pieces; whoever reads it closes it."""
         request = self._http.build_request(call.method, call.path, json=call.body)
         try:
             reply = await self._http.send(request, stream=True)
@@ -135,7 +165,7 @@ class AsyncClient:
         except httpx.HTTPError as error:
             raise unreachable(self.url, error) from error
         if not reply.is_error:
-            return AsyncStream(self.url, reply)
+            return reply
         await reply.aclose()
         raise wire.read_error(reply.status_code, body(reply))
 

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 import httpx
 
-from loradex.client import wire
+from loradex.client import compare_wire, wire
 from loradex.client.answer import Answer, Piece
+from loradex.client.comparison import CompareEvent, Comparison
 from loradex.client.decision import Decision
 from loradex.client.jobs import Jobs
 from loradex.client.packing import packed
@@ -122,7 +123,36 @@ class Client:
 
     def stream(self, model: str, messages: wire.Messages, **options: Any) -> Stream:
         """Start a chat completion that arrives in pieces. Use it in a `with` block. Raises what `chat` raises."""
-        call = wire.chat(model, messages, True, options)
+        return Stream(self.url, self._open(wire.chat(model, messages, True, options)))
+
+    def compare(
+        self, prompt: wire.Messages, sides: Sequence[str], *, reference: str = "", **options: Any
+    ) -> Comparison:
+        """Return what several sides (adapters, versions, mixes, `base`, `auto`) say to one prompt, in one batch.
+
+        With a `reference`, each side also tells how likely it finds that answer. A side that fails has an `error`.
+
+        Raises:
+            InvalidRequest: there is no side, or an option has a wrong value.
+        """
+        return self.send(compare_wire.compare(prompt, sides, reference, False, options))
+
+    def compare_events(
+        self, prompt: wire.Messages, sides: Sequence[str], *, reference: str = "", **options: Any
+    ) -> Iterator[CompareEvent]:
+        """Yield a comparison as it comes; the last event has all of it. Raises what `compare` raises."""
+        reply = self._open(compare_wire.compare(prompt, sides, reference, True, options))
+        try:
+            for line in reply.iter_lines():
+                if (event := compare_wire.read_compare_event(line)) is not None:
+                    yield event
+        except httpx.HTTPError as error:
+            raise unreachable(self.url, error) from error
+        finally:
+            reply.close()
+
+    def _open(self, call: wire.Call[Any]) -> httpx.Response:
+        """Make a call whose reply comes in pieces; whoever reads it closes it."""
         request = self._http.build_request(call.method, call.path, json=call.body)
         try:
             reply = self._http.send(request, stream=True)
@@ -131,7 +161,7 @@ class Client:
         except httpx.HTTPError as error:
             raise unreachable(self.url, error) from error
         if not reply.is_error:
-            return Stream(self.url, reply)
+            return reply
         reply.close()
         raise wire.read_error(reply.status_code, body(reply))
 

@@ -61,7 +61,7 @@ def is_loopback(url: str) -> bool:
     return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
 
 
-def _make(cls: type[T], data: Any, **given: Any) -> T:
+def make(cls: type[T], data: Any, **given: Any) -> T:
     """Build a view from JSON; unknown keys, of a newer server, are left out."""
     if not isinstance(data, Mapping):
         raise errors.ServerUnreachable("The server's reply is not in the form of a Loradex server")
@@ -79,25 +79,25 @@ def read_adapter(data: Any, _: Mapping[str, str] | None = None) -> AdapterView:
     shares = data.get("canary") if isinstance(data, Mapping) else None
     canary = {int(version): percent for version, percent in (shares or {}).items()}
     copied = data.get("shadow") if isinstance(data, Mapping) else None
-    shadow = _make(Shadow, copied) if copied else None
-    read = tuple(_make(VersionView, each) for each in versions)
-    return _make(AdapterView, data, versions=read, canary=canary, shadow=shadow)
+    shadow = make(Shadow, copied) if copied else None
+    read = tuple(make(VersionView, each) for each in versions)
+    return make(AdapterView, data, versions=read, canary=canary, shadow=shadow)
 
 
 def _read_change(data: Any, _: Mapping[str, str]) -> Change:
     previous = data.get("previous") if isinstance(data, Mapping) else None
-    return _make(Change, data, previous=_make(Pinned, previous) if previous else None)
+    return make(Change, data, previous=make(Pinned, previous) if previous else None)
 
 
 def _read_decision(data: Any, _: Mapping[str, str]) -> Decision:
-    return _make(Decision, data)
+    return make(Decision, data)
 
 
 def _read_job(data: Any, _: Mapping[str, str]) -> Job:
     found = data if isinstance(data, Mapping) else {}
     result = _read_change(found["result"], {}) if found.get("result") else None
     error = read_error(500, data) if found.get("error") else None
-    return _make(Job, data, result=result, error=error)
+    return make(Job, data, result=result, error=error)
 
 
 def _read_jobs(data: Any, _: Mapping[str, str]) -> list[Job]:
@@ -107,8 +107,8 @@ def _read_jobs(data: Any, _: Mapping[str, str]) -> list[Job]:
 
 def _read_report(data: Any, _: Mapping[str, str]) -> Report:
     found = data if isinstance(data, Mapping) else {}
-    problems = tuple(_make(errors.Problem, each) for each in found.get("problems", ()))
-    return _make(Report, data, problems=problems, kinds=tuple(_make(KindView, each) for each in found.get("kinds", ())))
+    problems = tuple(make(errors.Problem, each) for each in found.get("problems", ()))
+    return make(Report, data, problems=problems, kinds=tuple(make(KindView, each) for each in found.get("kinds", ())))
 
 
 def _read_rows(cls: type[T], key: str) -> Callable[[Any, Mapping[str, str]], list[T]]:
@@ -116,7 +116,7 @@ def _read_rows(cls: type[T], key: str) -> Callable[[Any, Mapping[str, str]], lis
         rows = data.get(key) if isinstance(data, Mapping) else None
         if not isinstance(rows, list):
             raise errors.ServerUnreachable("The server's reply is not in the form of a Loradex server")
-        return [_make(cls, row) for row in rows]
+        return [make(cls, row) for row in rows]
 
     return read
 
@@ -128,8 +128,8 @@ def _read_adapters(data: Any, _: Mapping[str, str]) -> list[AdapterView]:
 
 def _read_invalid(data: Any, _: Mapping[str, str]) -> list[InvalidView]:
     rows = (data.get("invalid") if isinstance(data, Mapping) else None) or ()  # an older server has none
-    made = [tuple(_make(errors.Problem, each) for each in row.get("problems") or ()) for row in rows]
-    return [_make(InvalidView, row, problems=problems) for row, problems in zip(rows, made, strict=True)]
+    made = [tuple(make(errors.Problem, each) for each in row.get("problems") or ()) for row in rows]
+    return [make(InvalidView, row, problems=problems) for row, problems in zip(rows, made, strict=True)]
 
 
 def _read_nothing(_: Any, __: Mapping[str, str]) -> None:
@@ -142,7 +142,7 @@ def _path(*parts: str) -> str:
 
 def info() -> Call[Info]:
     """What the server is."""
-    return Call("GET", _path("info"), lambda data, _: _make(Info, data))
+    return Call("GET", _path("info"), lambda data, _: make(Info, data))
 
 
 def list_adapters() -> Call[list[AdapterView]]:
@@ -383,5 +383,5 @@ def read_error(status: int, data: Any) -> errors.LoradexError:
     error = cls.__new__(cls)
     errors.LoradexError.__init__(error, str(body.get("message", "")), hint=body.get("hint"), param=body.get("param"))
     if isinstance(error, errors.AdapterInvalid):
-        error.problems = tuple(_make(errors.Problem, each) for each in body.get("problems") or ())
+        error.problems = tuple(make(errors.Problem, each) for each in body.get("problems") or ())
     return error

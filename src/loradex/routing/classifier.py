@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from loradex.core.adapter import BASE
 from loradex.errors import ConfigInvalid
 from loradex.routing.decision import Decision
-from loradex.routing.head import Head, train
+from loradex.routing.head import Head, complement, train
 from loradex.routing.route import Route, lessons
 
-_STRENGTH = 10.0
-_PRECISION = 0.9
-"""That a learned threshold aims at; more would leave few prompts that are routed at all."""
+_SMOOTHING = 0.3
+_PRECISION = 0.92
+"""That a learned threshold aims at: prompts come harder than examples are, and more would leave few that are routed."""
 
-_PIECES = (2, 4)
+_PIECES = (3, 5)
 _MAX_CHARACTERS = 4000
 """Of a prompt that are looked at; a domain shows early, and a decision must stay short."""
 
@@ -26,10 +26,10 @@ _SAID = 3
 
 
 class Classifier:
-    """A logistic regression on weighted character n-grams.
+    """Complement naive Bayes on weighted character n-grams.
 
-    Training is scikit-learn's; a decision looks up each n-gram of the prompt and adds rows, which takes a fraction of
-    a millisecond.
+    Training is scikit-learn's and takes a moment; a decision looks up each n-gram of the prompt and adds rows, which
+    takes a fraction of a millisecond.
 
     Args:
         routes: with examples or descriptions, of two names at least.
@@ -44,9 +44,8 @@ class Classifier:
 
         texts, labels, asked = teaching(routes)
         pieces = TfidfVectorizer(analyzer="char_wb", ngram_range=_PIECES, sublinear_tf=True)
-        self._head: Head = train(
-            pieces.fit_transform(texts), labels, asked, strength=_STRENGTH, precision=_PRECISION, threshold=threshold
-        )
+        vectors, fit = pieces.fit_transform(texts), complement(_SMOOTHING)
+        self._head: Head = train(vectors, labels, asked, fit, precision=_PRECISION, threshold=threshold)
         self._split: Callable[[str], list[str]] = pieces.build_analyzer()
         self._index: dict[str, int] = pieces.vocabulary_
         self._rarity: NDArray[np.float64] = pieces.idf_
@@ -60,7 +59,8 @@ class Classifier:
         """Decide on one prompt."""
         rows, values = self._vector(text[:_MAX_CHARACTERS])
         if not len(rows):
-            return Decision(BASE, 1.0, "nothing in it was seen in any example", dict.fromkeys(self._head.labels, 0.0))
+            nothing = dict.fromkeys(self._head.labels, 0.0)
+            return Decision(BASE, 1.0, "nothing in it was seen in any example", nothing, "unknown")
         head = self._head
         chances = head.probabilities(values @ head.weights[rows] + head.bias)
         return decision(head, chances)
@@ -97,8 +97,8 @@ def decision(head: Head, chances: NDArray[np.float64]) -> Decision:
     best = sorted(scores, key=scores.__getitem__, reverse=True)[:_SAID]
     said = ", ".join(f"{name} {scores[name]:.2f}" for name in best)
     if adapter == BASE and best[0] != BASE:
-        return Decision(adapter, score, f"{said}: less than {head.threshold:.2f}", scores)
-    return Decision(adapter, score, said, scores)
+        return Decision(adapter, score, f"{said}: less than {head.threshold:.2f}", scores, "unsure")
+    return Decision(adapter, score, said, scores, "general" if adapter == BASE else "matched")
 
 
 def _phrases(route: Route) -> list[str]:

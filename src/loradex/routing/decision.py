@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
+
+Why = Literal["matched", "general", "unsure", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +18,15 @@ class Decision:
         score: confidence in `adapter`, 0 to 1; of a classifier the calibrated probability.
         reason: for people, in one line.
         scores: of every name that was looked at, `base` too where it is one of them.
+        why: in one word: it matched, or `base` answers because the prompt is general, because no adapter is likely
+            enough, or because nothing in it is known.
     """
 
     adapter: str
     score: float
     reason: str
     scores: Mapping[str, float] = field(default_factory=dict)
+    why: Why = "matched"
 
 
 class Policy(Protocol):

@@ -1,17 +1,21 @@
-"""Sentence embeddings from any sentence-transformers model, under the same calibrated head as the classifier's."""
+"""Vectors of prompts, of any sentence-transformers model or of the base, under a calibrated head."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from loradex.errors import ConfigInvalid, MissingExtra
 from loradex.routing.classifier import decision, teaching
 from loradex.routing.decision import Decision
-from loradex.routing.head import Floats, train
+from loradex.routing.head import Floats, logistic, train
 from loradex.routing.route import Route
+
+__all__ = ["Embeddings", "Encode", "Floats", "sentence_encoder"]
+
+Encode = Callable[[Sequence[str]], Floats]
+"""Makes vectors of texts, `[texts, features]`. It may block, and is called from any thread."""
 
 _STRENGTH = 1.0
 _PRECISION = 0.97
@@ -22,19 +26,24 @@ class Embeddings:
 
     Args:
         routes: with examples or descriptions, of two names at least.
-        model: folder or hub id of a sentence-transformers model.
+        encode: makes the vectors, which are made equally long.
         threshold: probability that an adapter needs; None learns it.
+        centred: whether the mean of what is learned from is taken off before: hidden states of a language model all
+            point in much the same direction.
 
     Raises:
-        ConfigInvalid: no model is named or it cannot be loaded, or fewer than two routes have examples.
-        MissingExtra: sentence-transformers is not installed.
+        ConfigInvalid: fewer than two routes have examples.
     """
 
-    def __init__(self, routes: Sequence[Route], model: str, threshold: float | None = None) -> None:
+    def __init__(
+        self, routes: Sequence[Route], encode: Encode, threshold: float | None = None, *, centred: bool = False
+    ) -> None:
         texts, labels, asked = teaching(routes)
-        self._encoder = _encoder(model)
+        self._encode = encode
+        found = _equal(encode(texts))
+        self._middle: Floats = found.mean(axis=0) * centred
         self._head = train(
-            self._vectors(texts), labels, asked, strength=_STRENGTH, precision=_PRECISION, threshold=threshold
+            self._moved(found), labels, asked, logistic(_STRENGTH), precision=_PRECISION, threshold=threshold
         )
 
     @property
@@ -45,24 +54,42 @@ class Embeddings:
     def decide(self, text: str) -> Decision:
         """Decide on one prompt; takes one pass of the model."""
         head = self._head
-        return decision(head, head.probabilities(self._vectors([text])[0] @ head.weights + head.bias))
+        vector = self._moved(_equal(self._encode([text])))[0]
+        return decision(head, head.probabilities(vector @ head.weights + head.bias))
 
-    def _vectors(self, texts: list[str]) -> Floats:
-        found = self._encoder.encode(texts, normalize_embeddings=True, show_progress_bar=False)
-        return np.asarray(found, dtype=np.float64)
+    def _moved(self, vectors: Floats) -> Floats:
+        return _equal(vectors - self._middle)
 
 
-def _encoder(model: str) -> Any:
+def _equal(vectors: Floats) -> Floats:
+    """Return the vectors with length 1."""
+    found: Floats = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return found
+
+
+def sentence_encoder(model: str) -> Encode:
+    """Return the encoder of a sentence-transformers model, by its folder or hub id.
+
+    Raises:
+        ConfigInvalid: no model is named, or it cannot be loaded.
+        MissingExtra: sentence-transformers is not installed.
+    """
     if not model:
         raise ConfigInvalid(
             "The policy `embeddings` needs a model",
-            hint="Name a folder or hub id of sentence-transformers: `model:` in the router's file, or `--model`",
+            hint="Name a folder or hub id of sentence-transformers, or `base` for the served model itself: `model:` in "
+            "the router's file, or `--model`",
         )
     try:
         from sentence_transformers import SentenceTransformer
     except ModuleNotFoundError:
         raise MissingExtra("sentence-transformers", "semantic") from None
     try:
-        return SentenceTransformer(model)
+        found = SentenceTransformer(model)
     except (OSError, ValueError) as error:
         raise ConfigInvalid(f"The embedding model `{model}` cannot be loaded: {error}") from error
+
+    def encode(texts: Sequence[str]) -> Floats:
+        return np.asarray(found.encode(list(texts), show_progress_bar=False), dtype=np.float64)
+
+    return encode

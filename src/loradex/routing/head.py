@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ _TEMPERATURES = np.geomspace(0.05, 20.0, 61)
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A multinomial logistic regression with a temperature, and a threshold for its probabilities.
+    """A linear model with a temperature, and a threshold for its probabilities.
 
     Attributes:
         labels: in the order of the columns.
@@ -55,12 +55,16 @@ class Head:
         return label, float(probabilities[best])
 
 
+Fit = Callable[[Any, NDArray[np.str_]], tuple[NDArray[np.str_], Floats, Floats]]
+"""Learns from vectors `[texts, features]` and labels; returns labels in order, weights and bias as in a `Head`."""
+
+
 def train(
     vectors: Any,
     labels: Sequence[str],
     asked: Sequence[bool],
+    fit: Fit,
     *,
-    strength: float,
     precision: float,
     threshold: float | None = None,
 ) -> Head:
@@ -73,7 +77,7 @@ def train(
         vectors: [texts, features], dense or sparse.
         labels: of each text; two different ones at least.
         asked: of each text, whether it is a prompt; the others (descriptions) teach, and are not judged.
-        strength: inverse of the regularisation.
+        fit: how weights are learned.
         precision: share of the prompts sent to an adapter that a learned threshold wants to be sent right.
         threshold: probability that an adapter needs; None learns it.
     """
@@ -82,16 +86,46 @@ def train(
     given, prompts = np.asarray(labels), np.flatnonzero(asked)
     # So small a problem gains nothing from threads, and those of the engine must not be kept waiting.
     with threadpool_limits(1, user_api="blas"):
-        short, back = _rotated(vectors)
-        names, weights, bias = _fit(short, given, strength)
+        names, weights, bias = fit(vectors, given)
         temperature, learned = 1.0, FALLBACK
         if min(Counter(given[prompts]).values(), default=0) >= _FOLDS and set(given[prompts]) == set(names):
-            logits = _unseen(short, given, prompts, strength)
+            logits = _unseen(vectors, given, prompts, fit)
             answers = np.searchsorted(names, given[prompts])
             temperature = min(_TEMPERATURES, key=lambda each: _surprise(logits, answers, each))
             learned = _threshold(softmax(logits, temperature), answers, names.tolist(), precision)
     labels = tuple(names.tolist())
-    return Head(labels, back @ weights, bias, float(temperature), learned if threshold is None else threshold)
+    return Head(labels, weights, bias, float(temperature), learned if threshold is None else threshold)
+
+
+def logistic(strength: float) -> Fit:
+    """Return a multinomial logistic regression; `strength` is the inverse of its regularisation."""
+
+    def fit(vectors: Any, labels: NDArray[np.str_]) -> tuple[NDArray[np.str_], Floats, Floats]:
+        from sklearn.linear_model import LogisticRegression
+
+        model = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000).fit(vectors, labels)
+        weights, bias = model.coef_, model.intercept_
+        if len(model.classes_) == 2:  # scikit-learn keeps the second label's alone, against a first of zeros
+            weights, bias = np.vstack([0 * weights, weights]), np.concatenate([0 * bias, bias])
+        return model.classes_, weights.T, bias
+
+    return fit
+
+
+def complement(smoothing: float) -> Fit:
+    """Return the naive Bayes of Rennie et al. (2003), which asks how little a text looks like all other labels'.
+
+    From few examples it is surer than a regression of what it has seen once. `smoothing` is what each feature counts
+    before any text is seen.
+    """
+
+    def fit(vectors: Any, labels: NDArray[np.str_]) -> tuple[NDArray[np.str_], Floats, Floats]:
+        from sklearn.naive_bayes import ComplementNB
+
+        model = ComplementNB(alpha=smoothing).fit(vectors, labels)
+        return model.classes_, np.ascontiguousarray(model.feature_log_prob_.T), np.zeros(len(model.classes_))
+
+    return fit
 
 
 def softmax(logits: Floats, temperature: float) -> Floats:
@@ -102,37 +136,14 @@ def softmax(logits: Floats, temperature: float) -> Floats:
     return found
 
 
-def _rotated(vectors: Any) -> tuple[Floats, Floats]:
-    """Return the texts in as many dimensions as there are texts, and what leads weights back, [features, dimensions].
-
-    Nothing is lost: the weights of a penalised regression lie in the span of its texts, and the penalty does not see
-    the rotation. Features are tens of thousands, so this is what makes training a matter of a second.
-    """
-    gram = vectors @ vectors.T
-    squares, axes = np.linalg.eigh(gram if isinstance(gram, np.ndarray) else gram.toarray())
-    kept = squares > 1e-9 * squares[-1]
-    lengths = np.sqrt(squares[kept])
-    return axes[:, kept] * lengths, vectors.T @ (axes[:, kept] / lengths)
-
-
-def _fit(vectors: Floats, labels: NDArray[np.str_], strength: float) -> tuple[NDArray[np.str_], Floats, Floats]:
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000).fit(vectors, labels)
-    weights, bias = model.coef_, model.intercept_
-    if len(model.classes_) == 2:  # scikit-learn keeps the second label's alone, against a first of zeros
-        weights, bias = np.vstack([0 * weights, weights]), np.concatenate([0 * bias, bias])
-    return model.classes_, weights.T, bias
-
-
-def _unseen(vectors: Floats, labels: NDArray[np.str_], prompts: NDArray[np.intp], strength: float) -> Floats:
+def _unseen(vectors: Any, labels: NDArray[np.str_], prompts: NDArray[np.intp], fit: Fit) -> Floats:
     """Return the logits of each prompt, from a model that was trained without it."""
     from sklearn.model_selection import StratifiedKFold
 
     found = np.zeros((len(prompts), len(set(labels))))
     for _, held in StratifiedKFold(_FOLDS, shuffle=True, random_state=0).split(prompts, labels[prompts]):
         seen = np.setdiff1d(np.arange(len(labels)), prompts[held])
-        _, weights, bias = _fit(vectors[seen], labels[seen], strength)
+        _, weights, bias = fit(vectors[seen], labels[seen])
         found[held] = vectors[prompts[held]] @ weights + bias
     return found
 

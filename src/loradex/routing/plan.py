@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args
 import yaml
 
 from loradex.core.adapter import BASE, check_name
-from loradex.errors import ConfigInvalid, FilesNotFound, LoradexError, near
+from loradex.core.defaults import NUMBERS, Defaults
+from loradex.errors import ConfigInvalid, FilesNotFound, InvalidRequest, LoradexError, near
 from loradex.routing.examples_file import read_examples
 from loradex.routing.route import Route, lessons
 
@@ -19,7 +20,7 @@ PolicyName = Literal["words", "classifier", "embeddings"]
 POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 
 _PLAN_KEYS = ("policy", "threshold", "model", "routes")
-_ROUTE_KEYS = ("description", "words", "patterns", "examples", "system_prompt")
+_ROUTE_KEYS = ("description", "words", "patterns", "examples", "system_prompt", "sampling")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Plan:
     Attributes:
         policy: how it decides; None takes the classifier where two routes have examples, else the words.
         threshold: confidence below which it abstains, 0 to 1; None lets the policy choose.
-        model: folder or hub id of the sentence-transformers model for `embeddings`.
+        model: folder or hub id of the sentence-transformers model for `embeddings`; `base` is the served model itself.
         routes: what is known of each adapter, and of `base`.
         files: of examples, from which some of that came.
     """
@@ -89,8 +90,17 @@ def _route(path: Path, name: str, value: Any) -> Route:
         words=words,
         patterns=patterns,
         examples=_examples(path.parent, name, fields.get("examples"), f"{where}.examples"),
-        system_prompt=_text(fields.get("system_prompt"), f"{where}.system_prompt"),
+        defaults=_defaults(fields, where),
     )
+
+
+def _defaults(fields: Mapping[str, Any], where: str) -> Defaults:
+    system = _text(fields.get("system_prompt"), f"{where}.system_prompt")
+    sampling = _mapping(fields.get("sampling") or {}, f"{where}.sampling", NUMBERS)
+    try:
+        return Defaults(system=system, sampling=sampling)
+    except InvalidRequest as error:
+        raise ConfigInvalid(f"{where}: {error.message}", hint=error.hint) from None
 
 
 def _examples(folder: Path, name: str, value: Any, where: str) -> tuple[str, ...]:

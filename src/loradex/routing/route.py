@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from loradex.core.adapter import BASE
+from loradex.core.defaults import NO_DEFAULTS, Defaults
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Route:
         words: whole words or phrases that speak for it, in any case and with a plural `s`.
         patterns: regular expressions that speak for it, in any case.
         examples: prompts that it should answer.
-        system_prompt: put before its conversations that have none of their own.
+        defaults: what its requests leave out: the system prompt of conversations without one, fields of sampling.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Route:
     words: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
     examples: tuple[str, ...] = ()
-    system_prompt: str = ""
+    defaults: Defaults = NO_DEFAULTS
 
 
 def with_examples(routes: Iterable[Route], examples: Iterable[Example]) -> tuple[Route, ...]:

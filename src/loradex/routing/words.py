@@ -38,12 +38,12 @@ class Words:
         found = {name: [what for what, test in tests if test.search(text)] for name, tests in self._tests.items()}
         total = sum(map(len, found.values()))
         if not total:
-            return Decision(BASE, 1.0, "no word of any adapter", dict.fromkeys(found, 0.0))
+            return Decision(BASE, 1.0, "no word of any adapter", dict.fromkeys(found, 0.0), "unknown")
         scores = {name: len(hits) / total for name, hits in found.items()}
         best = max(scores, key=scores.__getitem__)
         said = "; ".join(f"{name}: {', '.join(f'`{hit}`' for hit in hits)}" for name, hits in found.items() if hits)
         if scores[best] < self._threshold:
-            return Decision(BASE, 1.0 - scores[best], f"words of several adapters ({said})", scores)
+            return Decision(BASE, 1.0 - scores[best], f"words of several adapters ({said})", scores, "unsure")
         return Decision(best, scores[best], f"words of {said}", scores)
 
 

@@ -173,5 +173,6 @@ class Answers:
 def _told(routed: Routed) -> str:
     """Return a decision as a header's value, which is ASCII in one line."""
     found = routed.decision
-    text = f"{found.adapter}; score={found.score:.2f}; policy={routed.policy}; {' '.join(found.reason.split())}"
+    how = f"score={found.score:.2f}; policy={routed.policy}; why={found.why}"
+    text = f"{found.adapter}; {how}; {' '.join(found.reason.split())}"
     return text.encode("ascii", "backslashreplace").decode()

@@ -11,6 +11,7 @@ from loradex import __version__
 from loradex.server import (
     adapters,
     chat,
+    compare,
     completions,
     errors,
     jobs,
@@ -57,7 +58,7 @@ def create_app(service: Service, config: ServerConfig) -> FastAPI:
     errors.install(app)
     app.state.scales = llamacpp.Scales()
     ours = (adapters, uploads, rollout, resident, route, jobs, system, page)
-    for part in (chat, completions, models, vllm_compat, sglang, lorax, llamacpp, *ours):
+    for part in (chat, completions, compare, models, vllm_compat, sglang, lorax, llamacpp, *ours):
         app.include_router(part.router)
     # The last one added is the outermost.
     app.add_middleware(Authenticate, keys=Keys(config.infer_keys, config.admin_keys))

@@ -30,6 +30,8 @@ class Ask:
         adapters: the mix, where `model` means the base.
         given: the fields of `sampling` that the client gave, over which no default of an adapter wins; None for those
             that are not as `Sampling` begins.
+        reference: an answer that is put behind the prompt, so that the end tells how likely its tokens were.
+        embedded: whether the end has the prompt's vector.
     """
 
     model: str | None
@@ -41,6 +43,8 @@ class Ask:
     key: str = ""
     adapters: Mix[Reference] = field(default_factory=Mix)
     given: frozenset[str] | None = None
+    reference: str = ""
+    embedded: bool = False
 
     def __post_init__(self) -> None:
         """Check `n`.

@@ -17,7 +17,7 @@ from loradex.service.fit import seeded
 from loradex.service.metrics import Metrics
 from loradex.service.mixing import Mixing
 from loradex.service.names import Names
-from loradex.service.rendering import Rendering
+from loradex.service.rendering import Rendered, Rendering
 
 __all__ = ["Answer", "Ask", "Generator"]
 
@@ -68,14 +68,14 @@ class Generator:
             picked = await self._pick(ask, asked)
             mix = asked.map(picked.__getitem__)
             try:
-                tokens, sampling = await self._rendering.render(ask, mix)
+                rendered = await self._rendering.render(ask, mix)
                 lease = await self._mixing.acquire(asked, picked, ask.priority)
             except (AdapterDamaged, AdapterNotFound):  # a version was removed meanwhile: resolve once more
                 again = await self._pick(ask, asked, again=True)
                 if again == picked:
                     raise
                 mix = asked.map(again.__getitem__)
-                tokens, sampling = await self._rendering.render(ask, mix)
+                rendered = await self._rendering.render(ask, mix)
                 lease = await self._mixing.acquire(asked, again, ask.priority)
         except LoradexError as error:
             self._metrics.refused(mix, error.code)
@@ -89,9 +89,7 @@ class Generator:
             str(asked) if asked.members else self._engine.info.id,
             mix,
             engine=self._engine,
-            requests=[
-                GenerateRequest(f"{own}-{i}", tokens, seeded(sampling, i), priority=ask.priority) for i in range(ask.n)
-            ],
+            requests=[_request(f"{own}-{index}", ask, rendered, index) for index in range(ask.n)],
             lease=lease,
             metrics=self._metrics,
             clock=self._clock,
@@ -102,3 +100,14 @@ class Generator:
 
     async def _pick(self, ask: Ask, asked: Mix[Reference], *, again: bool = False) -> dict[Reference, AdapterRef]:
         return {each: await self._names.pick(each, ask.key, again=again) for each in asked.adapters}
+
+
+def _request(own: str, ask: Ask, rendered: Rendered, index: int) -> GenerateRequest:
+    return GenerateRequest(
+        own,
+        rendered.tokens,
+        seeded(rendered.sampling, index),
+        priority=ask.priority,
+        scored_from=rendered.scored_from,
+        embedded=ask.embedded,
+    )

@@ -26,6 +26,7 @@ _ENDS = ("stop", "length", "abort")
 """Of answers that did not fail; `abort` is that of those whose client went away."""
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+_SHARES = tuple(tenth / 10 for tenth in range(1, 11))
 _GAPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 
@@ -47,13 +48,17 @@ class Metrics:
             "loradex_adapter_rollbacks", "Versions rolled back because they failed", by_version
         )
         self._copies = self._counter("loradex_shadow_requests", "Copies for a shadow", (*by_version, "outcome"))
-        self._routed = self._counter("loradex_route_decisions", "Decisions of the router", ("policy", "adapter"))
+        self._routed = self._counter("loradex_route_decisions", "Decisions of the router", ("policy", "adapter", "why"))
         for mode in ("drain", "immediate"):
             self._replaces.labels(mode)  # so that the series are there, at 0, before the first replace
         self._first = self._histogram("loradex_time_to_first_token_seconds", "Arrival to first token", by_version)
         self._gap = self._histogram("loradex_inter_token_seconds", "Token to token of one answer", by_version, _GAPS)
         self._whole = self._histogram("loradex_request_seconds", "Arrival to end", by_version)
         self._loads = self._histogram("loradex_adapter_load_seconds", "Reading an adapter and making it resident", ())
+        self._sure = self._histogram(
+            "loradex_route_confidence", "Confidence of the router in its decisions", ("policy",), _SHARES
+        )
+        self._deciding = self._histogram("loradex_route_seconds", "Time of a decision", ("policy",), _GAPS)
         self._prompt_total = 0
         self._output_total = 0
         self._success: dict[str, int] = dict.fromkeys(_ENDS, 0)
@@ -110,9 +115,11 @@ class Metrics:
         """Count a replace."""
         self._replaces.labels(mode).inc()
 
-    def routed(self, policy: str, adapter: str) -> None:
-        """Count a decision of the router; adapters are those of its file."""
-        self._routed.labels(policy, adapter).inc()
+    def routed(self, policy: str, adapter: str, why: str, score: float, seconds: float) -> None:
+        """Count a decision of the router, which took so long; adapters are those of its file."""
+        self._routed.labels(policy, adapter, why).inc()
+        self._sure.labels(policy).observe(score)
+        self._deciding.labels(policy).observe(seconds)
 
     def rolled_back(self, ref: AdapterRef) -> None:
         """Count a version that was rolled back because it failed."""

@@ -46,6 +46,15 @@ class Speech:
     template: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A prompt's tokens, how the answer is sampled, and where the reference begins that is to be scored."""
+
+    tokens: tuple[int, ...]
+    sampling: Sampling
+    scored_from: int | None = None
+
+
 class Rendering:
     """Renders prompts with the defaults of the version that answers.
 
@@ -60,7 +69,7 @@ class Rendering:
         self._speech: dict[str, Speech] = {}
         self._threads = asyncio.Semaphore(_AT_ONCE)
 
-    async def render(self, ask: Ask, mix: Mix[AdapterRef]) -> tuple[tuple[int, ...], Sampling]:
+    async def render(self, ask: Ask, mix: Mix[AdapterRef]) -> Rendered:
         """Return tokens and sampling parameters. The defaults of one adapter apply, of several none.
 
         Raises:
@@ -72,7 +81,11 @@ class Rendering:
         """
         defaults = mix.adapters[0].defaults if len(mix.members) == 1 else NO_DEFAULTS
         speech = await self._spoken(mix)
-        tokens = await self._encode(defaults.prompt(ask.prompt), speech)
+        prompt = defaults.prompt(ask.prompt)
+        tokens, scored_from = await self._encode(prompt, speech), None
+        if ask.reference:
+            whole = await self._encode(_answered(prompt, ask.reference), speech)
+            tokens, scored_from = whole, _common(tokens, whole)
         sampling = defaults.sampled(ask.sampling, ask.fixed, self._engine.info.max_model_len)
         if sampling.grammar is not None:
             if speech.own is not None:
@@ -81,7 +94,8 @@ class Rendering:
                     hint=f"Leave out `{sampling.grammar.param}`, and say in the prompt what is wanted",
                 )
             await self._engine.compile(sampling.grammar)
-        return tokens, fit(sampling, len(tokens), replace(self._engine.info, vocab_size=speech.vocab_size))
+        info = replace(self._engine.info, vocab_size=speech.vocab_size)
+        return Rendered(tokens, fit(sampling, len(tokens), info), scored_from)
 
     async def learn(self, adapter: Adapter) -> Speech:
         """Take note of the tokens that an adapter adds.
@@ -140,6 +154,21 @@ class Rendering:
                 hint="Correct the template: `loradex adapter set NAME --chat-template FILE`",
                 param="chat_template",
             ) from error
+
+
+def _answered(prompt: Prompt, reference: str) -> Prompt:
+    """Return the prompt with the answer behind it, left open: what ends a turn is no part of the answer."""
+    if isinstance(prompt, str):
+        return prompt + reference
+    if not isinstance(prompt, ChatPrompt):
+        raise InvalidRequest("A reference needs a prompt of text, not of token ids", param="reference")
+    turns = (*prompt.messages, Message("assistant", reference))
+    return replace(prompt, messages=turns, add_generation_prompt=False, continue_final_message=True)
+
+
+def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    """Return how many tokens both begin with. The first of an answer may be one with the prompt's last."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _apart(work: Callable[[], tuple[int, ...]], ended: Callable[[], None]) -> asyncio.Future[tuple[int, ...]]:

@@ -10,12 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loradex.core.adapter import AUTO, BASE
-from loradex.core.prompt import ChatPrompt, Message, Prompt
+from loradex.core.defaults import NO_DEFAULTS, Defaults
+from loradex.core.prompt import ChatPrompt, Prompt
 from loradex.errors import InvalidRequest, LoradexError, ModelNotFound
 from loradex.routing.decision import Decision, Policy
 from loradex.routing.plan import Plan, read_plan
 from loradex.routing.route import Route
 from loradex.routing.router import make_policy
+from loradex.service.embedding import Embedder
 from loradex.service.metrics import Metrics
 from loradex.service.names import Names
 
@@ -26,11 +28,11 @@ Mark = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """A decision, the policy that made it, and what opens conversations that have no system message of their own."""
+    """A decision, the policy that made it, and what requests that go there may leave out."""
 
     decision: Decision
     policy: str
-    system_prompt: str = ""
+    defaults: Defaults = NO_DEFAULTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +51,17 @@ class Routing:
         file: the router's file; None for no routing.
         names: whose adapters can be chosen.
         metrics: counts the decisions.
+        embedder: makes vectors by the base, where the file says so.
         clock: seconds from any start.
     """
 
-    def __init__(self, file: Path | None, names: Names, metrics: Metrics, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, file: Path | None, names: Names, metrics: Metrics, embedder: Embedder, clock: Callable[[], float]
+    ) -> None:
         self._file = file
         self._names = names
         self._metrics = metrics
+        self._embedder = embedder
         self._clock = clock
         self._ready: _Ready | None = None
         self._files: tuple[Path, ...] = ()
@@ -79,13 +85,15 @@ class Routing:
             MissingExtra: the policy needs a package that is not installed.
         """
         ready = await self._current()
+        began = self._clock()
         if ready.policy is None:
-            decision = Decision(BASE, 1.0, "there is no adapter yet that the router knows")
+            decision = Decision(BASE, 1.0, "there is no adapter yet that the router knows", why="unknown")
         else:
             decision = await asyncio.to_thread(ready.policy.decide, text)
-        self._metrics.routed(ready.plan.chosen, decision.adapter)
-        prompts = {route.name: route.system_prompt for route in ready.plan.routes}
-        return Routed(decision, ready.plan.chosen, prompts.get(decision.adapter, ""))
+        seconds = self._clock() - began
+        self._metrics.routed(ready.plan.chosen, decision.adapter, decision.why, decision.score, seconds)
+        defaults = {route.name: route.defaults for route in ready.plan.routes}
+        return Routed(decision, ready.plan.chosen, defaults.get(decision.adapter, NO_DEFAULTS))
 
     async def _current(self) -> _Ready:
         """Return the policy for how things are now; who asks while it is made waits, which takes a second or so."""
@@ -109,7 +117,8 @@ class Routing:
             plan = await asyncio.to_thread(read_plan, file)
             routes = tuple(route for route in plan.routes if route.name == BASE or route.name in known)
             plan = replace(plan, routes=routes)
-            policy = await asyncio.to_thread(make_policy, plan) if _can_decide(routes) else None
+            encode = self._embedder.encoder()
+            policy = await asyncio.to_thread(make_policy, plan, encode) if _can_decide(routes) else None
         except LoradexError as error:
             if self._ready is None:
                 raise
@@ -136,15 +145,6 @@ def asked_text(prompt: Prompt) -> str:
     raise InvalidRequest(
         f"`{AUTO}` chooses by text, and this prompt has none of a user", hint="Name an adapter", param="model"
     )
-
-
-def opened(prompt: Prompt, system_prompt: str) -> Prompt:
-    """Return a conversation that has no system message of its own with one at its beginning."""
-    if not system_prompt or not isinstance(prompt, ChatPrompt):
-        return prompt
-    if any(message.role == "system" for message in prompt.messages):
-        return prompt
-    return replace(prompt, messages=(Message("system", system_prompt), *prompt.messages))
 
 
 def _can_decide(routes: tuple[Route, ...]) -> bool:

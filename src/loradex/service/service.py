@@ -18,6 +18,8 @@ from loradex.registry.sources.access import Access
 from loradex.service.adapters import Adapters
 from loradex.service.aftermath import Aftermath
 from loradex.service.budget import Budget
+from loradex.service.compare import Comparison
+from loradex.service.embedding import Embedder
 from loradex.service.generate import Answer, Ask, Generator
 from loradex.service.intake import MAX_ADAPTER_SIZE, Intake
 from loradex.service.jobs import Jobs
@@ -34,7 +36,7 @@ from loradex.service.replace import Replacer
 from loradex.service.residency import Residency
 from loradex.service.residents import Residents
 from loradex.service.rollout import Rollout
-from loradex.service.routing import Routed, Routing, asked_text, opened
+from loradex.service.routing import Routed, Routing, asked_text
 from loradex.service.shadow import Shadows
 from loradex.service.trial import Rule, Trials
 from loradex.service.views import ModelCard
@@ -139,9 +141,10 @@ class Service:
         self._generator = Generator(engine, self._names, rendering, mixing, self.metrics, self._aftermath, clock)
         self.watcher = Watcher(self.adapters, watch, settle_seconds, clock)
         self._lookup = Lookup(self.adapters, tuple(resolvers), clock)
-        self.routing = Routing(router, self._names, self.metrics, clock)
+        self.routing = Routing(router, self._names, self.metrics, Embedder(engine), clock)
         self.residents = Residents(registry, engine, self.residency, self._names, replacer, pins, clock)
         self.jobs = Jobs()
+        self._clock = clock
         self._ready = False
 
     @property
@@ -218,10 +221,29 @@ class Service:
         routed: Routed | None = None
         if ask.model == AUTO:  # once, and before any name is looked up: from here on it is a request like any other
             routed = await self.routing.decide(asked_text(ask.prompt))
-            ask = with_values(ask, model=routed.decision.adapter, prompt=opened(ask.prompt, routed.system_prompt))
+            ask = self._as_routed(ask, routed)
         answer = await self._begin(ask)
         answer.routed = routed
         return answer
+
+    def compare(self, ask: Ask, sides: Sequence[str], reference: str = "") -> Comparison:
+        """Return a comparison of what several sides say to one prompt, all in one batch; nothing is asked yet.
+
+        Raises:
+            InvalidRequest: there is no side, or there are too many.
+        """
+        return Comparison(self.generate, ask, tuple(sides), reference, self._clock)
+
+    def _as_routed(self, ask: Ask, routed: Routed) -> Ask:
+        """Return what is asked of the adapter that was chosen; what its route says wins over what its version does."""
+        own = routed.defaults
+        return with_values(
+            ask,
+            model=routed.decision.adapter,
+            prompt=own.prompt(ask.prompt),
+            sampling=own.sampled(ask.sampling, ask.fixed, self.info.max_model_len),
+            given=ask.fixed | own.sampling.keys(),
+        )
 
     async def _begin(self, ask: Ask) -> Answer:
         try:

@@ -141,8 +141,8 @@ class Shadows:
         request = replace(copy.request, id=own, mix=Mix.of(copy.shadow.digest), priority=LOWEST)
         alike = copy.shadow.defaults == copy.ref.defaults
         if not (alike and self._rendering.is_plain(copy.shadow) and self._rendering.is_plain(copy.ref)):
-            tokens, sampling = await self._rendering.render(copy.ask, Mix.of(copy.shadow))
-            request = replace(request, tokens=tokens, sampling=sampling)
+            rendered = await self._rendering.render(copy.ask, Mix.of(copy.shadow))
+            request = replace(request, tokens=rendered.tokens, sampling=rendered.sampling)
         text, reason = "", ""
         lease = await self._residency.acquire(copy.shadow.digest, name=copy.shadow.name)
         try:

@@ -22,6 +22,7 @@ class RouteReply(BaseModel):
     reason: str
     scores: dict[str, float]
     policy: str
+    why: str = Field(description="`matched`, `general`, `unsure` or `unknown`; all but the first leave it to the base")
 
     @classmethod
     def of(cls, routed: Routed) -> RouteReply:
@@ -33,4 +34,5 @@ class RouteReply(BaseModel):
             reason=found.reason,
             scores=dict(found.scores),
             policy=routed.policy,
+            why=found.why,
         )
