@@ -11,7 +11,7 @@ import pytest
 
 from loradex.adapters.digest import digest
 from loradex.cli.demo import _shown
-from loradex.cli.demo_assets import EXPERTS, read_assets
+from loradex.cli.demo_assets import EXPERTS, FOLDER, read_assets
 from loradex.cli.output import Output
 from loradex.cli.scenario import Claim, Facts
 from loradex.engine.fake import FakeEngine
@@ -31,14 +31,16 @@ def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ship:
             said[name] = digest(save_adapter(folder / "adapters" / name, seed=seed))[:8]
         (folder / "base").mkdir()
         (folder / "base" / "config.json").write_text("{}")
-        domains = {}
+        shipped = json.loads((FOLDER / "questions.json").read_text())["domains"]
+        domains = {"general": shipped["general"]}
         for domain in EXPERTS:
             question = f"What does {domain} say?"
             speakers = [domain, "medical-v2"] if domain == "medical" else [domain]
             expected = {who: f"{said[who]}: user: {question}\nassistant:" for who in speakers}
             if lies and domain == "legal":
                 expected = dict.fromkeys(speakers, "something else")
-            domains[domain] = [{"id": f"{domain}-1", "question": question, "expected": expected}]
+            more = [{**each, "expected": {}} for each in shipped[domain]]  # the router learns from the real ones
+            domains[domain] = [{"id": f"{domain}-1", "question": question, "expected": expected}, *more]
         (folder / "questions.json").write_text(json.dumps({"domains": domains}))
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder)}\n" for path in files]
@@ -61,6 +63,8 @@ def test_everything_that_is_shown_is_true(loradex: Loradex, ship: Ship, capfd: p
     assert (ran.code, facts["ok"]) == (0, True)
     assert facts["batch_answers"] == 12
     assert [row["knows"] for row in facts["rows"]] == [[name] for name in EXPERTS]
+    assert [row["adapter"] for row in facts["routed"]] == ["medical@1", "legal@1", "technical@1", "base"]
+    assert [side["side"] for side in facts["compared"]["sides"]] == ["base", "medical@1", "legal@1", "technical@1"]
     change = facts["replace"]
     assert (change["stream"], change["next"]) == ("medical@1", "medical@2")
     assert change["pieces_after"] > 0
@@ -71,7 +75,7 @@ def test_everything_that_is_shown_is_true(loradex: Loradex, ship: Ship, capfd: p
     claims = [Claim(**each) for each in facts.pop("claims")]
     Output().data({}, _shown(Facts(**facts, claims=claims)))
     shown = capfd.readouterr().out
-    for text in ("medical@1", "medical@2", "time per token", "switch", "* ", *EXPERTS):
+    for text in ("medical@1", "medical@2", "time per token", "switch", "PERPLEXITY", "* ", *EXPERTS):
         assert text in shown
 
 
@@ -85,7 +89,7 @@ def test_what_is_not_so_makes_it_fail(loradex: Loradex, ship: Ship) -> None:
 
 def test_changed_or_missing_files_are_found_first(loradex: Loradex, ship: Ship, tmp_path: Path) -> None:
     folder = ship()
-    assert len(read_assets(folder).questions) == 3
+    assert len(read_assets(folder).questions) == 35
     (folder / "base" / "config.json").write_text("{ }")
     with pytest.raises(AdapterDamaged, match="config"):
         read_assets(folder)

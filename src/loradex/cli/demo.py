@@ -53,7 +53,7 @@ def demo(
     engine: Annotated[str, typer.Option("--engine", hidden=True)] = "local",
     shipped: Annotated[Path | None, typer.Option("--assets", hidden=True)] = None,
 ) -> None:
-    """Three experts in one batch, one replaced while it answers.
+    """Three experts in one batch, chosen by the prompt, compared, and one replaced while it answers.
 
     The real server, with a base model and adapters that ship with the package: a toy that has learnt a few hundred
     answers by heart. Ends with an error where anything that it shows is not so.
@@ -86,7 +86,24 @@ def _settings(settings: Settings, assets: DemoAssets, home: Path, engine: str, p
     if port is not None:
         server = replace(server, port=port)
     adapters = {name: str(assets.adapter(name)) for name in EXPERTS}
-    return replace(settings, engine=served, server=server, home=home, adapters=adapters, engine_name=engine)
+    router = _router(assets, home)
+    return replace(
+        settings, engine=served, server=server, home=home, adapters=adapters, engine_name=engine, router=router
+    )
+
+
+def _router(assets: DemoAssets, home: Path) -> Path:
+    """Write the router's file: it learns from the questions that the experts were taught, and from general ones."""
+    import yaml
+
+    from loradex.cli.demo_assets import EXPERTS, GENERAL
+    from loradex.core.adapter import BASE
+
+    routes = {name: {"examples": list(assets.examples(name))} for name in EXPERTS}
+    routes[BASE] = {"examples": list(assets.examples(GENERAL))}
+    path = home / "router.yaml"
+    path.write_text(yaml.safe_dump({"policy": "classifier", "threshold": 0.4, "routes": routes}), encoding="utf-8")
+    return path
 
 
 @contextmanager
@@ -162,6 +179,11 @@ def _shown(facts: Facts) -> list[RenderableType]:
         grid(("question", *facts.speakers), asked, wrap=True),
         f"{facts.batch_answers} answers at once in {human_time(facts.batch_seconds)} ({rate:.0f} tokens/s); "
         "* marks who was taught this answer",
+        Text('\nThe prompt chooses the expert: model="auto"', style="bold underline"),
+        grid(("question", "went to", "because"), [(r["question"], r["adapter"], r["reason"]) for r in facts.routed]),
+        Text("\nOne question, compared on all sides in one batch", style="bold underline"),
+        Text(facts.compared["question"], style="bold"),
+        grid(_COMPARED, [_compared_row(side) for side in facts.compared["sides"]]),
         Text("\nOne expert replaced while it answers", style="bold underline"),
         grid(("", ""), _replace_rows(change)),
         Text("\nTimes", style="bold underline"),
@@ -186,6 +208,18 @@ def _answers(row: dict[str, Any], speakers: tuple[str, ...]) -> list[RenderableT
         Text(f"* {row['answers'][who]}", style="bold green") if who in knows else Text(row["answers"][who], style="dim")
         for who in speakers
     ]
+
+
+_COMPARED_NUMBERS = ("tokens_per_second", "mean_logprob", "agreement", "perplexity")
+_COMPARED = ("side", "ttft", "tokens/s", "logprob", "agreement", "perplexity of the right answer")
+
+
+def _compared_row(side: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        side["side"],
+        human_time(side["ttft_seconds"]),
+        *("" if side[key] is None else f"{side[key]:.2f}" for key in _COMPARED_NUMBERS),
+    )
 
 
 def _replace_rows(change: dict[str, Any]) -> list[tuple[str, str]]:

@@ -13,6 +13,9 @@ from loradex.errors import AdapterDamaged, FilesNotFound
 
 FOLDER = Path(__file__).parents[1] / "assets" / "demo"
 
+GENERAL = "general"
+"""The field of questions that no expert should answer."""
+
 EXPERTS = ("medical", "legal", "technical")
 _REINSTALL = "Install again: pip install --force-reinstall loradex"
 
@@ -41,6 +44,10 @@ class DemoAssets:
     def adapter(self, name: str) -> Path:
         """Folder of an adapter."""
         return self.folder / "adapters" / name
+
+    def examples(self, domain: str) -> tuple[str, ...]:
+        """Return the questions of a field: prompts that its adapter should answer."""
+        return tuple(each.text for each in self.questions if each.domain == domain)
 
     def about(self, domain: str) -> Question:
         """Return the first question of a field."""

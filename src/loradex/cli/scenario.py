@@ -12,11 +12,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from loradex.cli.demo_assets import EXPERTS, DemoAssets, Question
+from loradex.core.adapter import AUTO
 
 if TYPE_CHECKING:
     from loradex.client.aio import AsyncClient
 
 BASE = "base"
+UNSEEN = {
+    "medical": "Can I exercise when I have asthma?",
+    "legal": "Does a contract with my landlord need a notice?",
+    "technical": "Where should I store the passwords of my users?",
+    BASE: "What is the capital of Italy?",
+}
+"""Questions in words of their own, and who should answer them."""
+
+COMPARED = "technical"
 REPLACED = "medical"
 REPLACEMENT = "medical-v2"
 
@@ -47,6 +57,8 @@ class Facts:
     batch_seconds: float = 0.0
     batch_answers: int = 0
     batch_tokens: int = 0
+    routed: list[dict[str, Any]] = field(default_factory=list)
+    compared: dict[str, Any] = field(default_factory=dict)
     replace: dict[str, Any] = field(default_factory=dict)
     seconds_per_token: float = 0.0
     claims: list[Claim] = field(default_factory=list)
@@ -58,13 +70,15 @@ class Facts:
 
 
 async def play(client: AsyncClient, assets: DemoAssets) -> Facts:
-    """Ask everybody everything at once, then replace an adapter while it answers.
+    """Ask everybody everything at once, let prompts choose, compare, then replace an adapter while it answers.
 
     Raises:
         LoradexError: the server refused something.
     """
     facts = Facts(url=client.url, model=str((await client.info()).model.get("id")))
     await _ask_everybody(client, assets, facts)
+    await _let_the_prompt_choose(client, facts)
+    await _compare(client, assets, facts)
     await _replace_while_streaming(client, assets, facts)
     return facts
 
@@ -94,6 +108,48 @@ def _expert_claims(asked: list[Question], facts: Facts) -> list[Claim]:
         claims.append(Claim(f"only {question.domain} knows: {question.text}", knows == {question.domain}))
         row["knows"] = sorted(knows)
     return claims
+
+
+async def _let_the_prompt_choose(client: AsyncClient, facts: Facts) -> None:
+    asked = list(UNSEEN.items())
+    answers = await asyncio.gather(*(client.chat(AUTO, question, **_GREEDY) for _, question in asked))
+    decisions = await asyncio.gather(*(client.route(question) for _, question in asked))
+    for (domain, question), answer, decision in zip(asked, answers, decisions, strict=True):
+        why = {"score": decision.score, "reason": decision.reason}
+        facts.routed.append({"question": question, "wanted": domain, "adapter": answer.adapter, **why})
+    right = all(row["adapter"].partition("@")[0] == row["wanted"] for row in facts.routed)
+    facts.claims.append(Claim("prompts that the router has not seen reach the right expert, or none", right))
+
+
+async def _compare(client: AsyncClient, assets: DemoAssets, facts: Facts) -> None:
+    question = assets.about(COMPARED)
+    expected = question.expected[COMPARED]
+    found = await client.compare(question.text, facts.speakers, reference=expected, **_GREEDY)
+    sides = [side for side in found.sides if side.error is None and side.reference is not None]
+    facts.compared = {
+        "question": question.text,
+        "agreement": found.agreement,
+        "sides": [
+            {
+                "side": side.adapter,
+                "text": side.text,
+                "ttft_seconds": side.ttft_seconds,
+                "seconds": side.seconds,
+                "tokens_per_second": side.tokens_per_second,
+                "mean_logprob": side.mean_logprob,
+                "agreement": side.agreement,
+                "perplexity": side.reference.perplexity if side.reference is not None else None,
+            }
+            for side in sides
+        ],
+    }
+    first_words, ends = [side.ttft_seconds or 0.0 for side in sides], [side.seconds or 0.0 for side in sides]
+    at_once = found.together and len(sides) == len(facts.speakers) and max(first_words) < min(ends)
+    best = min(sides, key=lambda side: (side.reference and side.reference.perplexity) or math.inf, default=None)
+    facts.claims += [
+        Claim("every side of the comparison spoke before any had ended: one batch", at_once),
+        Claim(f"the right answer is likeliest under {COMPARED}", best is not None and best.side == COMPARED),
+    ]
 
 
 @dataclass(slots=True)
