@@ -71,6 +71,7 @@ def test_the_commands_are_those_of_the_issue() -> None:
         "jobs cancel",
         "route ask",
         "route evaluate",
+        "compare",
         "demo",
         "hotfix-test",
         "doctor",
