@@ -60,3 +60,14 @@ def test_without_anything_to_route_by_it_says_what_to_give(loradex: Loradex, tmp
     said = loradex("route", "evaluate", prompts)
     assert said.code == 2
     assert "--router FILE" in said.err
+
+
+def test_the_router_of_a_running_server_can_be_measured(loradex: Loradex, router: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"text": "a drug", "label": "medical"}\n{"text": "a contract", "label": "legal"}\n')
+    with served(tmp_path, router=router) as deck:
+        save_adapter(deck.folder / "medical")
+        assert loradex("adapter", "add", "medical", deck.folder / "medical", "--url", deck.url).code == 0
+        found = loradex("route", "evaluate", prompts, "--url", deck.url, "--json").json
+    # The server has no adapter `legal`, which its file alone would not have told.
+    assert (found["policy"], found["accuracy"], found["coverage"]) == ("words", 0.5, 0.5)

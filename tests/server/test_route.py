@@ -139,3 +139,20 @@ async def test_without_a_router_auto_is_no_model_and_never_a_name(app: App) -> N
         assert "--router FILE" in reply.json()["error"]["hint"]
     reply = await app.post("/api/adapters", {"name": "auto", "path": "anywhere"})
     assert reply.status_code == 409
+
+
+async def test_the_base_itself_can_make_the_vectors(tmp_path: Path, router: Path) -> None:
+    """Of the fake engine a vector is how often each byte occurs; trained and asked through the engine, as any other."""
+    router.write_text(
+        "policy: embeddings\nmodel: base\nthreshold: 0.5\nroutes:\n"
+        "  medical: {examples: [zzz, zz zz, zzzz z]}\n  base: {examples: [qqq, q qq, qqqq]}\n"
+    )
+    async with running(tmp_path, router=router) as app:
+        await app.add("medical")
+        for text, adapter, why in (("zz", "medical", "matched"), ("qq", "base", "general")):
+            told = (await app.post("/api/route", {"text": text})).json()
+            assert (told["adapter"], told["why"], told["policy"]) == (adapter, why, "embeddings")
+        assert app.deck.idle()
+        metrics = (await app.client.get("/metrics")).text
+        assert 'loradex_route_seconds_count{policy="embeddings"} 2.0' in metrics
+        assert 'loradex_requests_total{adapter="base"' not in metrics  # vectors are nobody's requests
