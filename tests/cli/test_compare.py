@@ -139,8 +139,9 @@ def test_without_a_server_one_runs_in_this_process(
     save_adapter(tmp_path / "medical")
     (tmp_path / "base").mkdir()
     where = ("--model", tmp_path / "base", "--adapter", f"medical={tmp_path / 'medical'}", "--home", tmp_path / "home")
-    told = loradex("compare", "Hello", "-a", "medical", "-a", "base", *where, "--json").json
-    assert [side["adapter"] for side in told["sides"]] == ["medical@1", "base"]
+    ran = loradex("compare", "Hello", "-a", "medical", "-a", "base", *where, "--json")
+    assert ran.code == 0, ran.err
+    assert [side["adapter"] for side in ran.json["sides"]] == ["medical@1", "base"]
 
 
 def test_the_score_is_over_all_tokens_of_all_references() -> None:

@@ -47,6 +47,7 @@ def test_who_changes_a_mapped_file_waits_until_a_copy_stands_for_it(guard: Guard
         os.open(path, os.O_WRONLY | os.O_NONBLOCK)
     assert path.read_bytes() == CONTENT
     guard.look()
+    os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))  # nobody waits any more
     change(path)
     assert path.stat().st_size < len(CONTENT)
     assert place == CONTENT

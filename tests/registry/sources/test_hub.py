@@ -141,7 +141,8 @@ def test_pulled_at_its_commit_into_a_folder(hub: ThreadingHTTPServer, tmp_path: 
     done = json.loads(ran.stdout)
     assert done["origin"] == f"hf://acme/medical@{COMMIT}"
     folder = tmp_path / "adapters" / "medical"
-    assert contents(folder) == contents(tmp_path / "medical")
+    files = contents(tmp_path / "medical")
+    assert contents(folder) == files | {f"inner/{name}": content for name, content in files.items()}
     assert not any(path.is_symlink() for path in folder.iterdir())
     assert os.listdir(tmp_path / "adapters") == ["medical"], "nothing of the work is left over"
     again = pull(tmp_path, endpoint, "acme/medical@v1")

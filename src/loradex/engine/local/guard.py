@@ -98,6 +98,7 @@ class Guard:
 
     def _let_go(self, handle: int) -> None:
         del self._leases[handle]
+        _give_back(handle)
         os.close(handle)
 
 
@@ -129,6 +130,11 @@ if sys.platform == "linux":
             return True
         return False
 
+    def _give_back(handle: int) -> None:
+        # To close the handle is not enough: `mmap` has one of its own for the same open file.
+        with suppress(OSError):
+            fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
     def _is_asked_for(handle: int) -> bool:
         return fcntl.fcntl(handle, fcntl.F_GETLEASE) != fcntl.F_RDLCK
 
@@ -146,6 +152,9 @@ else:
 
     def _lease(handle: int) -> bool:
         return False
+
+    def _give_back(handle: int) -> None:
+        pass
 
     def _is_asked_for(handle: int) -> bool:
         return False
