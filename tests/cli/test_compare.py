@@ -14,7 +14,6 @@ from loradex.cli.compare_view import Board
 from loradex.cli.prompts_file import PromptLine, read_prompts
 from loradex.client.client import Client
 from loradex.client.comparison import Comparison, Scored, Side, Token
-from loradex.engine.fake import FakeEngine
 from loradex.errors import InvalidRequest
 from tests.cli.conftest import Loradex
 from tests.server.serving import Deck, save_adapter
@@ -135,7 +134,7 @@ def test_when_nobody_answers_it_fails(asked: Loradex) -> None:
 def test_without_a_server_one_runs_in_this_process(
     loradex: Loradex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loradex.engine.factory.make_engine", lambda name, config: FakeEngine(config))
+    monkeypatch.setenv("LORADEX_ENGINE_NAME", "fake")
     save_adapter(tmp_path / "medical")
     (tmp_path / "base").mkdir()
     where = ("--model", tmp_path / "base", "--adapter", f"medical={tmp_path / 'medical'}", "--home", tmp_path / "home")
