@@ -22,7 +22,7 @@ from loradex.engine.local.tiles import Tiles, few_tiles, slots_and_weights
 from loradex.engine.local.triton_job import TritonTable
 
 SHARERS = 4
-"""Adapters that a row has at most; a step with larger mixes is computed as it comes."""
+"""Adapters that a row has at most, on average; a step with larger mixes is computed as it comes."""
 
 _TILE = 5
 
