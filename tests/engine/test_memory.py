@@ -6,12 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import loradex
 from loradex import LLM, errors
 from loradex.engine.config import EngineConfig
 from loradex.engine.local import engine as local
+from loradex.engine.local import produce
+from loradex.engine.local.checkpoint import read_model
 from loradex.engine.local.engine import LocalEngine
+from loradex.engine.local.quantized import quantized_linears
 from loradex.engine.memory import available_memory, require_memory, weight_bytes
 
 BASE = Path(loradex.__file__).parent / "assets" / "demo" / "base"
@@ -33,6 +37,19 @@ async def test_what_weights_take_is_what_the_engine_then_holds() -> None:
         head = info.vocab_size * 192
         coded = info.weight_bytes - head * 1.02  # the head is quantized beside the embedding, which stays
         assert whole - weight_bytes(config, BASE) == pytest.approx(2 * linears - coded, rel=0.06)
+
+
+@pytest.mark.parametrize("method", ["int8", "int4", "fp8"])
+def test_codes_are_counted_as_they_are_kept_and_fp8_as_it_is_written_out(method: str, tmp_path: Path) -> None:
+    out = tmp_path / "rounded"
+    done = produce.write_quantized(replace(CONFIG, quantization=method), out, lambda *_: None)  # type: ignore[arg-type]
+    config = replace(CONFIG, model=str(out))
+    module, _ = read_model(config, out, torch.device("cpu"))
+    held = sum(each.nbytes for each in (*module.parameters(), *quantized_linears(module)))
+    # Codes of 4 bits lie one in a byte until the kernels lay them.
+    assert weight_bytes(config, out) == pytest.approx(done.bytes if method == "int4" else held, rel=0.01)
+    assert (weight_bytes(config, out) > 1.5 * done.bytes) is (method == "fp8")
+    assert weight_bytes(replace(config, device="cuda:0"), out) == pytest.approx(done.bytes, rel=0.01)
 
 
 def test_the_error_says_what_is_free_what_is_wanted_and_what_to_lower() -> None:

@@ -123,7 +123,7 @@ def find_weights(folder: Path) -> dict[str, StoredWeight]:
     """
     kind = str(_read_json(folder / "config.json", "There is no model at that path").get("model_type", ""))
     tensors = _tensors(folder)
-    places = {name: shard for shard in _shards(folder) for name in read_header(shard).tensors}
+    places = {name: shard for shard in shards(folder) for name in read_header(shard).tensors}
     outer, turned = _outer(tensors, kind), kind in _TRANSPOSED
     names = {name: name.removesuffix(".weight") for name in tensors if name.endswith(".weight")}
     return {
@@ -196,7 +196,7 @@ def _linears(tensors: Mapping[str, TensorInfo], kind: str) -> dict[str, LinearSh
 def _tensors(folder: Path) -> dict[str, TensorInfo]:
     tensors: dict[str, TensorInfo] = {}
     try:
-        for shard in _shards(folder):
+        for shard in shards(folder):
             tensors.update(read_header(shard).tensors)
     except (AdapterInvalid, FilesNotFound) as error:
         raise ConfigInvalid(f"The base model at {folder} cannot be read: {error.message}") from error
@@ -222,7 +222,8 @@ def _unrounded(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> 
     return found
 
 
-def _shards(folder: Path) -> list[Path]:
+def shards(folder: Path) -> list[Path]:
+    """Return the files of a checkpoint's weights. Raises ConfigInvalid where none are named."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():
         return [single]

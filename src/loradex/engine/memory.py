@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from loradex.adapters.base_model import read_model_info
+from loradex.adapters.base_model import BUILT, read_model_info, shards
+from loradex.adapters.header import TensorInfo, read_header
+from loradex.engine.built import WEIGHTS
 from loradex.engine.config import EngineConfig
 from loradex.errors import MemoryShort
 
@@ -14,6 +16,10 @@ GIB: Final = 1 << 30
 _WIDTHS: Final = {"float64": 8, "float32": 4}
 _CODES: Final = {"int8": 8, "fp8": 8, "int4": 4.5}
 """Bits of a weight of a quantized linear, scales included."""
+
+_FLOATS: Final = frozenset(("BF16", "F16", "F32", "F64"))
+_SCALES: Final = "weight_scale"
+"""How names of tensors end that belong to codes of a checkpoint that `loradex quantize` wrote."""
 
 
 def available_memory() -> int | None:
@@ -34,16 +40,28 @@ def available_memory() -> int | None:
 def weight_bytes(config: EngineConfig, folder: Path) -> int:
     """Return about what the base's weights take once they are loaded as `config` says, from the files in `folder`.
 
+    Codes of fp8 are written out wherever `config.device` does not name a card: nothing else multiplies them.
+
     Raises:
         ConfigInvalid: they cannot be read.
     """
     info = read_model_info(folder)
-    stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    width = _WIDTHS.get(info.dtype if config.dtype == "auto" else config.dtype, 2)
-    weights = stored // _WIDTHS.get(info.dtype, 2)
+    if (folder / BUILT).is_file():
+        return (folder / WEIGHTS).stat().st_size
+    tensors = {name: tensor for file in shards(folder) for name, tensor in read_header(file).tensors.items()}
+    width, card = _WIDTHS.get(info.dtype if config.dtype == "auto" else config.dtype, 2), "cuda" in config.device
+    taken = sum(_taken(name, tensor, width, card=card) for name, tensor in tensors.items())
+    if config.quantization == "none" or any(name.endswith(_SCALES) for name in tensors):
+        return taken
     linears = sum(shape.in_features * shape.out_features for shape in info.linears.values())
-    coded = min(linears, weights) if config.quantization != "none" else 0
-    return int((weights - coded) * width + coded * _CODES.get(config.quantization, 0) / 8)
+    return int(taken - linears * (width - _CODES[config.quantization] / 8))
+
+
+def _taken(name: str, tensor: TensorInfo, width: int, *, card: bool) -> int:
+    written_out = tensor.dtype.startswith("F8") and not card
+    if written_out or (tensor.dtype in _FLOATS and not name.endswith(_SCALES)):
+        return tensor.count * width
+    return tensor.end - tensor.start
 
 
 def require_memory(config: EngineConfig, folder: Path, free: int | None) -> None:

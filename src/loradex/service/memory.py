@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from loradex.engine.config import EngineConfig
 from loradex.engine.factory import engine_part
 from loradex.engine.memory import GIB, require_memory, weight_bytes
 from loradex.errors import ConfigInvalid, MemoryShort
@@ -55,7 +56,7 @@ def check_memory(settings: Settings) -> None:
         ConfigInvalid: there is no such model or device.
         MemoryShort: it does not fit.
     """
-    require_memory(settings.engine, base_folder(settings), free_memory(settings))
+    require_memory(_placed(settings), base_folder(settings), free_memory(settings))
 
 
 def free_memory(settings: Settings) -> int | None:
@@ -77,13 +78,24 @@ def base_folder(settings: Settings) -> Path:
 
 def base_bytes(settings: Settings) -> dict[str, int]:
     """Return the bytes for `weights` and `kv_cache`, as `check_memory` counts them."""
-    weights = weight_bytes(settings.engine, base_folder(settings))
+    weights = weight_bytes(_placed(settings), base_folder(settings))
     return {"weights": weights, "kv_cache": settings.engine.kv_cache_memory}
+
+
+def _placed(settings: Settings) -> EngineConfig:
+    """Return the engine's settings with the device that `auto` is."""
+    part = engine_part(settings.engine_name, "device")
+    if part is None:
+        return settings.engine
+    return replace(settings.engine, device=str(part.find_device(settings.engine.device)))
 
 
 def _left(settings: Settings, utilization: float, free: int, total: int) -> int:
     """Return the bytes that are left for keys and values."""
-    wanted = {"weights": weight_bytes(settings.engine, base_folder(settings)), "adapters": settings.adapter_memory or 0}
+    wanted = {
+        "weights": weight_bytes(replace(settings.engine, device="cuda"), base_folder(settings)),
+        "adapters": settings.adapter_memory or 0,
+    }
     budget = int(utilization * total) - (total - free)
     usable = budget - budget // _WORK
     left = usable - sum(wanted.values())

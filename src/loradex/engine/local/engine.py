@@ -8,6 +8,7 @@ import itertools
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -269,7 +270,7 @@ class LocalEngine:
         device = find_device(self.config.device)
         tell("model files", 0.0)
         folder = base_model.find(self.config.model, self.config.revision)
-        require_memory(self.config, folder, free_memory(device))
+        require_memory(replace(self.config, device=str(device)), folder, free_memory(device))
         _set_threads(self.config.threads, folder)
         tell("weights", 0.2)
         manifest = read_manifest(folder)
