@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
-from llguidance import LLMatcher, LLTokenizer, grammar_from
+from llguidance import LLExecutor, LLMatcher, LLTokenizer, grammar_from
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
@@ -30,14 +33,9 @@ class Constraint:
 
     def __init__(self, matcher: LLMatcher, words: int) -> None:
         self._matcher = matcher
-        self.words = words
-        """Length of the mask that `allow` writes."""
+        self._words = words
         self.complete = matcher.is_stopped()
         """Whether the answer can only end here."""
-
-    def allow(self, words: NDArray[np.int32]) -> None:
-        """Write which tokens may come next, one bit each, into `words`."""
-        self._matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
 
     def take(self, token: int) -> None:
         """Go on by a token that was chosen.
@@ -51,6 +49,25 @@ class Constraint:
                 f"The answer left the form that it was asked for: {reason}", hint="Ask for a simpler schema or pattern"
             )
         self.complete = self._matcher.is_stopped()
+
+
+def masks(constraints: Sequence[Constraint]) -> NDArray[np.int32]:
+    """Return which tokens may come next, one bit each, in one row for each constraint; several are worked out at once.
+
+    All of them are of one tokenizer.
+    """
+    words = np.zeros((len(constraints), constraints[0]._words), dtype=np.int32)
+    matchers = [(constraint._matcher, row) for row, constraint in enumerate(constraints)]
+    if len(matchers) == 1:  # a thread that has to wake up takes longer than most masks
+        constraints[0]._matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
+    else:
+        _executor().unsafe_compute_mask_ptr(matchers, words.ctypes.data, words.shape[1] * words.itemsize, len(words))
+    return words
+
+
+@cache
+def _executor() -> LLExecutor:
+    return LLExecutor(os.cpu_count())
 
 
 class Constraints:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from loradex.engine.local.constraint import Constraint
+from loradex.engine.local.constraint import Constraint, masks
 from loradex.engine.local.sequence import Sequence
 
 FORBIDDEN = float("-inf")
@@ -34,20 +34,23 @@ def sample(logits: torch.Tensor, sequences: Rows[Sequence], eos: tuple[int, ...]
     Each row's choice depends on that row and its own seed alone, never on its neighbours. Log-probabilities are those
     before bias, penalties and temperature.
     """
-    if not all(_is_plain(sequence) for sequence in sequences):
-        logits = logits.float()
-    logprobs = {
-        i: torch.log_softmax(logits[i], dim=-1) for i, s in enumerate(sequences) if s.sampling.logprobs is not None
-    }
-    for row, sequence in zip(logits, sequences, strict=True):
-        _adjust(row, sequence, eos)
-    _hold(logits, {i: s.constraint for i, s in enumerate(sequences) if s.constraint is not None})
+    # A row is large, so that only those are turned into float32 that need it: the others are only looked through.
+    wide = [i for i, sequence in enumerate(sequences) if not _is_plain(sequence)]
+    exact = logits[wide].float() if len(wide) < len(sequences) else logits.float()
+    rows = dict(enumerate(logits)) | dict(zip(wide, exact, strict=True))
+    logprobs = {i: torch.log_softmax(rows[i], dim=-1) for i in wide if sequences[i].sampling.logprobs is not None}
+    for i in wide:
+        _adjust(rows[i], sequences[i], eos)
+    _hold([(rows[i], s.constraint) for i, s in enumerate(sequences) if s.constraint is not None])
     # The largest of a row that holds a NaN is NaN, so that no second look at the row is needed.
-    peaks, tokens = logits.max(dim=-1)
+    peaks, tokens = (logits if len(wide) < len(sequences) else exact).max(dim=-1)
+    if 0 < len(wide) < len(sequences):
+        tokens[wide] = exact.max(dim=-1).indices
     broken = peaks.isnan().tolist()
-    drawn = [i for i, sequence in enumerate(sequences) if not sequence.sampling.greedy and not broken[i]]
+    drawn = [(at, i) for at, i in enumerate(wide) if not sequences[i].sampling.greedy and not broken[i]]
     if drawn:
-        tokens[drawn] = _draw(logits[drawn], [sequences[i] for i in drawn])
+        places, drawing = map(list, zip(*drawn, strict=True))
+        tokens[drawing] = _draw(exact[places], [sequences[i] for i in drawing])
     return [
         Choice(token, broken[i], *_report(token, logprobs.get(i), sequence))
         for i, (token, sequence) in enumerate(zip(tokens.tolist(), sequences, strict=True))
@@ -94,17 +97,15 @@ def _adjust(row: torch.Tensor, sequence: Sequence, eos: tuple[int, ...]) -> None
         row[tokens] -= sampling.presence_penalty + sampling.frequency_penalty * counts.to(row.dtype)
 
 
-def _hold(logits: torch.Tensor, constraints: dict[int, Constraint]) -> None:
+def _hold(rows: Rows[tuple[torch.Tensor, Constraint]]) -> None:
     """Forbid, in place, what the form of some rows does not allow. On a card the masks are made while it computes."""
-    if not constraints:
+    if not rows:
         return
-    words = np.zeros((len(constraints), next(iter(constraints.values())).words), dtype=np.int32)
-    for own, constraint in zip(words, constraints.values(), strict=True):
-        constraint.allow(own)
-    bits = np.unpackbits(words.view(np.uint8), axis=1, count=logits.shape[-1], bitorder="little")
-    allowed = torch.from_numpy(bits.view(np.bool_)).to(logits.device)
-    for row, own in zip(constraints, allowed, strict=True):
-        logits[row] = torch.where(own, logits[row], FORBIDDEN)
+    words = masks([constraint for _, constraint in rows])
+    bits = np.unpackbits(~words.view(np.uint8), axis=1, count=rows[0][0].shape[-1], bitorder="little")
+    forbidden = torch.from_numpy(bits.view(np.bool_)).to(rows[0][0].device)
+    for (row, _), own in zip(rows, forbidden, strict=True):
+        row.masked_fill_(own, FORBIDDEN)
 
 
 def _draw(logits: torch.Tensor, sequences: Rows[Sequence]) -> torch.Tensor:
