@@ -110,10 +110,44 @@ def test_asking_a_server(loradex: Loradex, tmp_path: Path) -> None:
     assert ran.code == 4
 
 
-def test_the_local_engine_has_a_floor(loradex: Loradex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def small_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The local engine measures the machine in moments."""
     floor = engine_part("local", "floor")
     monkeypatch.setattr(floor, "BLOCK_BYTES", 1 << 16)
     monkeypatch.setattr(floor, "_GEMM", (8, 16, 8))
+
+
+@pytest.mark.usefixtures("small_floor")
+def test_start(loradex: Loradex, tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    small = ("--kv-cache-memory", "4MiB", "--quantization", "int8")
+    ran = loradex("bench", "start", *small, "--pairs", 1, "--json", "--out", file)
+    assert ran.code == 0, ran.err
+    assert names(file) == ["start"]
+    [row] = ran.json["rows"]
+    assert (row["a_name"], row["b_name"], len(row["ratios"])) == ("engine directory", "checkpoint", 1)
+    assert row["floor"] > 0
+    assert (ran.json["model"]["quantization"], ran.json["model"]["bytes"] > 1 << 20) == ("int8", True)
+    refused = loradex("bench", "start", *FAKE, file)
+    assert refused.code == 2
+    assert "has no engine directories" in refused.error["message"]
+
+
+@pytest.mark.usefixtures("small_floor")
+def test_switch(loradex: Loradex, tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    ran = loradex("bench", "switch", "--kv-cache-memory", "4MiB", "--pairs", 3, "--out", file)
+    assert ran.code == 0, ran.err
+    assert names(file) == ["switch call", "step after a switch"]
+    told = read_result(file).raw
+    assert sorted(told) == ["added", "step", "step_after_a_switch", "switch_call"]
+    assert all(each["median"] <= each["p99"] for each in told.values())
+    assert f"switch call: {told['switch_call']['median']:.3f} ms in the median" in ran.out + ran.err
+
+
+@pytest.mark.usefixtures("small_floor")
+def test_the_local_engine_has_a_floor(loradex: Loradex, tmp_path: Path) -> None:
     ran = loradex("bench", "model", tmp_path / "deck", "--shape", "tiny", "--adapters", 2)
     assert ran.code == 0, ran.err
     small = ("--kv-cache-memory", "4MiB", "--batch", 2, "--input", 6, "--output", 4)

@@ -10,11 +10,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 import loradex as package
+from loradex.engine.config import EngineConfig
+from loradex.server.run import Server
+from loradex.service.wiring import make_service
+from loradex.settings import ServerConfig, Settings
 from tests.cli.conftest import Loradex, loradex
 
 __all__ = ["loradex"]
@@ -69,6 +74,19 @@ def test_the_page_from_quantize_to_the_switch_report(place: Path, loradex: Lorad
     assert profile["requests"]["failed"] == 0
     assert profile["adapters"]["switches"] == 3
     assert profile["steps"]["total"] > 0
+    serves(place / "engine", medical["responses"][0])
+
+
+def serves(folder: Path, answered: dict[str, object]) -> None:
+    """`loradex serve ./engine` as the command puts it together: its limits hold, and it answers a prompt."""
+    settings = Settings(home=folder.parent / "home", engine=EngineConfig(str(folder), kv_cache_memory=1 << 24))
+    with Server(make_service(settings), ServerConfig(port=0)).background() as url, httpx.Client(base_url=url) as client:
+        [card] = client.get("/v1/models").json()["data"]
+        assert (card["id"], card["max_model_len"]) == ("engine", 1024)
+        assert client.get("/api/info").json()["limits"]["max_lora_rank"] == 64
+        body = {"prompt": answered["formatted_complete_request"], "temperature": 0, "max_tokens": 8}
+        choices = [client.post("/v1/completions", json=body).json()["choices"][0]["text"] for _ in range(2)]
+        assert choices[0] == choices[1] != ""
 
 
 def test_the_script_of_the_page_makes_nothing_that_fits_a_model(place: Path, loradex: Loradex) -> None:

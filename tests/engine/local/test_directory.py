@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from loradex.adapters.base_model import read_model_info
 from loradex.adapters.header import read_header
@@ -16,6 +17,7 @@ from loradex.engine.built import Limits, within
 from loradex.engine.config import EngineConfig
 from loradex.engine.local import produce, quantized
 from loradex.engine.local.engine import LocalEngine
+from loradex.engine.local.packed import PackedLinear, multiplies_bfloat16
 from loradex.engine.local.quantized import quantized_linears
 from loradex.errors import ConfigInvalid, Conflict
 
@@ -78,6 +80,22 @@ async def test_it_answers_as_the_checkpoint(
     assert (found.dtype, found.quantization, found.weight_bytes) == (info.dtype, info.quantization, info.weight_bytes)
     assert found.id == "engine"
     assert read_model_info(folder).linears == info.linears  # adapters are checked against it where nothing runs
+
+
+@pytest.mark.skipif(not multiplies_bfloat16(), reason="oneDNN has no bfloat16 on this processor")
+async def test_what_onednn_packs_is_kept_as_it_was_and_packed_at_each_start(
+    family, running: Running, tmp_path: Path
+) -> None:
+    made = family("qwen2")
+    folder = await built(made, tmp_path, dtype="bfloat16")
+    layouts = {each["layout"] for each in json.loads((folder / "engine.json").read_text())["modules"].values()}
+    assert layouts == {"onednn", "tied"}
+    async with running(made, model=str(made.base), dtype="bfloat16") as first:
+        weights = {name: each.base for name, each in first._model.linears.items()}
+    async with running(made, model=str(folder)) as engine:
+        for name, linear in engine._model.linears.items():
+            assert isinstance(linear.base, PackedLinear)
+            assert torch.equal(linear.base.dense(0, linear.base.out_features), weights[name].dense(0, 10**6))
 
 
 async def test_weights_are_mapped_and_begin_on_cache_lines(family, running: Running, directory: Path) -> None:
