@@ -130,7 +130,7 @@ def test_a_request_that_is_none_is_refused_where_it_is_made(wrong: tuple[Any, ..
         LoRARequest(*wrong)
 
 
-@pytest.mark.parametrize("name", ["prompt_logprobs", "use_beam_search", "allowed_token_ids", "bad_words"])
+@pytest.mark.parametrize("name", ["use_beam_search", "allowed_token_ids", "bad_words"])
 def test_parameters_that_are_not_offered_are_refused_not_ignored(name: str) -> None:
     with pytest.raises(errors.Unsupported, match=name):
         SamplingParams(**{name: 1})

@@ -72,13 +72,16 @@ def test_the_page_runs_from_top_to_bottom(place: Path, url: str, capfd: pytest.C
     [client] = blocks("python")
     exec(compile(client.replace(ADDRESS, url), "docs/server.md", "exec"), {})
     assert capfd.readouterr().out.startswith("lora-example-0@1 ")
-    curls, rows = (text for text in blocks("bash") if not text.startswith("loradex "))
-    for script in (curls.replace(ADDRESS, url), rows):
+    *curls, rows = (text for text in blocks("bash") if not text.startswith("loradex "))
+    for script in ("".join(curls).replace(ADDRESS, url), rows):
         ran = subprocess.run(["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stdout + ran.stderr
         if script != rows:
             assert '"model":"medical, ' in ran.stdout
             assert '"generated_text":' in ran.stdout
+            assert '"content":"yes"' in ran.stdout or '"content":"no"' in ran.stdout
+            assert '"token_logprobs":[null,-' in ran.stdout
+            assert '"prompt_logprobs":[null,{' in ran.stdout
     throughput, served = (text for text in blocks("bash") if text.startswith("loradex bench "))
     found = loradex_says(capfd, throughput)
     assert (found["completed"], found["total_output_tokens"]) == (3, 24)
@@ -87,7 +90,9 @@ def test_the_page_runs_from_top_to_bottom(place: Path, url: str, capfd: pytest.C
     assert (found["completed"], found["adapters"]) == (8, {"medical": 4, "lora-example-0": 4})
 
 
-def test_every_line_of_the_table_names_a_counterpart() -> None:
-    rows = [line for line in PAGE.partition("## From TensorRT-LLM's page")[2].splitlines() if line.startswith("| ")]
+@pytest.mark.parametrize("system", ["TensorRT-LLM's page", "LoRAX"])
+def test_every_line_of_the_table_names_a_counterpart(system: str) -> None:
+    section = PAGE.partition(f"## From {system}, ")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
     assert len(rows) > 12
     assert all(len(re.sub(r"`[^`]*`", "x", row).strip("| ").split(" | ")) == 2 for row in rows)

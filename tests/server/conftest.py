@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,18 @@ import httpx
 import pytest
 import pytest_asyncio
 
+import loradex
+from loradex.engine.config import EngineConfig
+from loradex.engine.local.engine import LocalEngine
+from loradex.registry.registry import Registry
 from loradex.server.app import create_app
+from loradex.server.run import Server
+from loradex.service.service import Service
 from loradex.settings import ServerConfig
 
 from .serving import Deck, make_service, save_adapter
+
+DEMO = Path(loradex.__file__).parent / "assets" / "demo"
 
 
 class App:
@@ -84,6 +92,19 @@ async def making(tmp_path: Path) -> AsyncIterator[Making]:
 @pytest.fixture
 async def app(making: Making) -> App:
     return await making()
+
+
+@pytest.fixture(scope="package")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server of the demo model with the adapter `medical`, for tests that change nothing."""
+    engine = LocalEngine(EngineConfig(model=str(DEMO / "base"), kv_cache_memory=1 << 26))
+    service = Service(Registry(tmp_path_factory.mktemp("demo")), engine, max_lora_rank=64)
+
+    async def prepare() -> None:
+        await service.adapters.add("medical", DEMO / "adapters" / "medical", trusted=True)
+
+    with Server(service, ServerConfig(port=0), prepare=prepare).background() as url:
+        yield url
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -79,6 +79,59 @@ async def test_echo_gives_the_prompt_back(shared: App) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="module")
+async def test_echo_with_logprobs_tells_them_of_the_prompt_too_as_a_stream_does(shared: App) -> None:
+    body = {"prompt": ["base", "abc"], "echo": True, "logprobs": 2, "max_tokens": 3}
+    choices = (await shared.complete(**body)).json()["choices"]
+    first, second = (choice["logprobs"] for choice in choices)
+    assert [choice["text"] for choice in choices] == ["basebas", "abcbas"]
+    assert first["tokens"] == list("basebas")
+    assert first["text_offset"] == list(range(7))
+    assert first["token_logprobs"] == [None, -0.1, -0.1, -0.1, -0.1, -0.1, -0.1]  # "ba", "as", "se" are in the label
+    assert second["token_logprobs"] == [None, -1.0, -1.0, -0.1, -0.1, -0.1]
+    assert first["top_logprobs"][:2] == [None, {"a": -0.1, "b": -1.1}]
+    assert set(choices[0]["prompt_logprobs"][1]) == {str(ord("a")), str(ord("b"))}
+    said = [""] * 2
+    told: list[list[float | None]] = [[], []]
+    offsets: list[list[int]] = [[], []]
+    for event in events((await shared.complete(**body, stream=True)).text):
+        [choice] = event["choices"]
+        said[choice["index"]] += choice["text"]
+        if choice["logprobs"]:
+            told[choice["index"]] += choice["logprobs"]["token_logprobs"]
+            offsets[choice["index"]] += choice["logprobs"]["text_offset"]
+    assert said == ["basebas", "abcbas"]
+    assert told == [first["token_logprobs"], second["token_logprobs"]]
+    assert offsets == [first["text_offset"], second["text_offset"]]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_no_tokens_with_echo_is_the_prompt_alone(shared: App) -> None:
+    for stream in (False, True):
+        reply = await shared.complete(prompt="abc", echo=True, max_tokens=0, logprobs=1, stream=stream)
+        chunks = events(reply.text) if stream else [reply.json()]
+        assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "abc"
+        assert chunks[0]["choices"][0]["logprobs"]["tokens"] == ["a", "b", "c"]
+        assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+        assert not any(chunk["choices"][0]["logprobs"] for chunk in chunks[1:])
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_prompt_logprobs_have_ranks_and_are_keyed_by_token(shared: App) -> None:
+    b = {"logprob": -1.0, "rank": 1, "decoded_token": "b"}
+    c = {"logprob": -1.1, "rank": 2, "decoded_token": "c"}
+    [choice] = (await shared.complete(prompt="ab", prompt_logprobs=2, max_tokens=1)).json()["choices"]
+    assert choice["prompt_logprobs"] == [None, {"98": b, "99": c}]
+    assert choice["logprobs"] is None
+    assert (await shared.complete(prompt="a", prompt_logprobs=0)).json()["choices"][0]["prompt_logprobs"] == [None]
+    assert (await shared.complete()).json()["choices"][0]["prompt_logprobs"] is None
+    chat = (await shared.chat("ab", prompt_logprobs=0, max_tokens=1)).json()
+    assert chat["prompt_logprobs"][0] is None
+    assert [len(each) for each in chat["prompt_logprobs"][1:]] == [1] * (chat["usage"]["prompt_tokens"] - 1)
+    refused = await shared.complete(prompt_logprobs=1, stream=True)
+    assert refused.json()["error"]["message"] == "`prompt_logprobs` are not available when `stream=True`."
+
+
+@pytest.mark.asyncio(loop_scope="module")
 async def test_a_stop_string_ends_the_answer(shared: App) -> None:
     choice = (await shared.complete(stop="ell", max_tokens=40)).json()["choices"][0]
     assert (choice["text"], choice["finish_reason"], choice["stop_reason"]) == ("base: h", "stop", "ell")
@@ -171,7 +224,13 @@ async def test_usage_comes_last_when_it_is_asked_for(shared: App) -> None:
         ({"logit_bias": {"5": 101}}, "logit_bias", "invalid_request"),
         ({"logprobs": 21}, "logprobs", "invalid_request"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_request"),
-        ({"echo": True, "logprobs": 1}, "logprobs", "unsupported"),
+        ({"prompt_logprobs": -1}, "prompt_logprobs", "invalid_request"),
+        ({"prompt_logprobs": 21}, "prompt_logprobs", "invalid_request"),
+        ({"json_schema": "{}", "regex": "a"}, "regex", "invalid_request"),
+        ({"json_schema": "{"}, "json_schema", "invalid_request"),
+        ({"response_format": {"type": "ebnf"}}, "response_format", "invalid_request"),
+        ({"response_format": {"type": "structural_tag"}}, "response_format", "unsupported"),
+        ({"stop_regex": "a"}, "stop_regex", "unsupported"),
         ({"best_of": 2}, "best_of", "unsupported"),
         ({"suffix": "end"}, "suffix", "unsupported"),
         ({"response_format": {"type": "json_object"}}, "response_format", "unsupported"),

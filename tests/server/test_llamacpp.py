@@ -64,7 +64,9 @@ async def test_a_completion_has_their_fields_at_once_and_as_a_stream(app: App) -
         (LORA, [{"id": 9}], "the id 9"),
         (LORA, [{"id": 0, "scael": 1}], "scael"),
         ("/completion", {"prompt": "a", "lora": [{"id": 9, "scale": 1}]}, "GET /lora-adapters"),
-        ("/completion", {"prompt": "a", "grammar": "root"}, "`grammar` is not offered"),
+        ("/completion", {"prompt": "a", "n_probs": 5}, "`n_probs` is not offered"),
+        ("/completion", {"prompt": "a", "grammar": "root", "json_schema": {}}, "exclude one another"),
+        ("/completion", {"prompt": "a", "json_schema": 5}, "no JSON schema"),
         ("/completion", {"prompt": {}}, "prompt"),
     ],
 )

@@ -12,6 +12,7 @@ from .conftest import App, Making
 from .serving import save_adapter
 
 ADAPTER = "x-loradex-adapter"
+TWO_FORMS = {"response_format": {"type": "json_object"}, "grammar": {"type": "regex", "value": "a"}}
 
 
 async def generate(app: App, path: str = "/generate", **parameters: Any) -> httpx.Response:
@@ -102,6 +103,8 @@ async def test_an_id_with_a_source_is_a_place_and_openai_bodies_take_it_too(app:
         ({"adapter_id": "a", "merged_adapters": {"ids": ["b"]}}, 422, "validation", "exclude one another"),
         ({"typical_p": 0.5}, 422, "validation", "typical_p"),
         ({"best_of": 2}, 422, "validation", "best_of"),
+        ({"grammar": {"type": "yaml", "value": ""}}, 422, "validation", "grammar"),
+        (TWO_FORMS, 422, "validation", "exclude one another"),
         ({"max_new_tokens": 0}, 422, "validation", "max_new_tokens"),
         ({"max_new_tokens": 1 << 20}, 422, "validation", ""),
     ],

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
+import httpx
 import openai
 import pytest
 from openai import OpenAI
 from pydantic import BaseModel, Field
 
-import loradex
-from loradex.engine.config import EngineConfig
-from loradex.engine.local.engine import LocalEngine
-from loradex.registry.registry import Registry
-from loradex.server.run import Server
-from loradex.service.service import Service
-from loradex.settings import ServerConfig
-
-DEMO = Path(loradex.__file__).parent / "assets" / "demo"
 ASK = [{"role": "user", "content": "What is a normal resting heart rate for adults?"}]
 
 
@@ -31,15 +21,8 @@ class Advice(BaseModel):
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
-    engine = LocalEngine(EngineConfig(model=str(DEMO / "base"), kv_cache_memory=1 << 26))
-    service = Service(Registry(tmp_path_factory.mktemp("home")), engine, max_lora_rank=64)
-
-    async def prepare() -> None:
-        await service.adapters.add("medical", DEMO / "adapters" / "medical", trusted=True)
-
-    with Server(service, ServerConfig(port=0), prepare=prepare).background() as url:
-        yield OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+def client(demo: str) -> OpenAI:
+    return OpenAI(base_url=f"{demo}/v1", api_key="none", max_retries=0)
 
 
 @pytest.mark.parametrize("model", ["base", "medical"])
@@ -66,11 +49,42 @@ def test_a_stream_and_a_completion_keep_to_it_too(client: OpenAI) -> None:
         ({"guided_regex": "[A-F][0-9]{2}"}, "[A-F][0-9]{2}"),
         ({"guided_choice": ["one", "two"]}, "one|two"),
         ({"guided_grammar": 'root ::= "yes" | "no"'}, "yes|no"),
+        ({"regex": "[A-F][0-9]{2}"}, "[A-F][0-9]{2}"),
+        ({"ebnf": 'root ::= "yes" | "no"'}, "yes|no"),
+        ({"json_schema": '{"enum": ["fever", "cough"]}'}, '"(fever|cough)"'),
+        ({"json_schema": {"enum": [1, 2]}, "grammar": ""}, "1|2"),
+        ({"grammar": 'root ::= answer "."\nanswer ::= [a-c]+ | "none"'}, r"([a-c]+|none)\."),
+        ({"response_format": {"type": "regex", "regex": "[A-F][0-9]"}}, "[A-F][0-9]"),
+        ({"response_format": {"type": "ebnf", "ebnf": 'root ::= "yes" | "no"'}}, "yes|no"),
+        ({"response_format": {"type": "json", "schema": {"enum": ["a", "b"]}}}, '"(a|b)"'),
+        ({"response_format": {"type": "json_object", "schema": {"enum": ["a", "b"]}}}, '"(a|b)"'),
     ],
 )
-def test_the_words_of_vllm(client: OpenAI, body: dict[str, object], pattern: str) -> None:
+def test_the_words_of_each_dialect(client: OpenAI, body: dict[str, object], pattern: str) -> None:
     answer = client.chat.completions.create(model="medical", messages=ASK, extra_body=body)
     assert re.fullmatch(pattern, answer.choices[0].message.content or "")
+
+
+@pytest.mark.parametrize(
+    ("body", "pattern"),
+    [({"grammar": 'root ::= "yes" | "no"'}, "yes|no"), ({"json_schema": {"enum": ["a", "b"]}}, '"(a|b)"')],
+)
+def test_a_form_on_llamacpps_route(demo: str, body: dict[str, object], pattern: str) -> None:
+    answer = httpx.post(f"{demo}/completion", json={"prompt": "Hello", "n_predict": 20, "seed": 1, **body})
+    assert re.fullmatch(pattern, answer.json()["content"])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "pattern"),
+    [
+        ({"response_format": {"type": "json_object", "schema": {"enum": ["a", "b"]}}}, '"(a|b)"'),
+        ({"grammar": {"type": "regex", "value": "[A-F][0-9]"}}, "[A-F][0-9]"),
+        ({"grammar": {"type": "json", "value": {"enum": ["a", "b"]}}}, '"(a|b)"'),
+    ],
+)
+def test_a_form_on_loraxs_route(demo: str, parameters: dict[str, object], pattern: str) -> None:
+    body = {"inputs": "Hello", "parameters": {"adapter_id": "medical", "max_new_tokens": 20, **parameters}}
+    assert re.fullmatch(pattern, httpx.post(f"{demo}/generate", json=body).json()["generated_text"])
 
 
 def test_any_object_is_one_or_cut_at_the_limit(client: OpenAI) -> None:

@@ -15,13 +15,14 @@ class TokenLogprob:
     """A token and its natural-log probability before bias, penalties and temperature.
 
     `text` is what the token says alone: empty where it is part of a character. `top` are the likeliest tokens, best
-    first.
+    first. `rank` tells how many tokens are at least as likely, itself included; 0 where it was not counted.
     """
 
     token_id: int
     text: str
     logprob: float
     top: tuple[TokenLogprob, ...] = ()
+    rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +30,15 @@ class Delta:
     """The next piece of an answer. `text` may be empty while a character or a stop string is incomplete.
 
     `logprobs` has one entry a token when they were asked for, else it is empty. `mix` are the weights that chose the
-    tokens, by digest.
+    tokens, by digest. `prompt_logprobs`, in the first piece alone, are those of the prompt's tokens that the request
+    wanted scored, in order.
     """
 
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] = ()
     mix: Mix[str] = field(default_factory=Mix)
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,6 @@ class Finished:
         prompt_tokens, completion_tokens, cached_tokens: counts; cached ones were found in the prefix cache.
         mix: the weights on which the answer ended, by digest.
         queue_seconds: from arrival to the first step that worked on it.
-        prompt_logprobs: of the prompt's tokens that the request wanted scored, in order; without alternatives.
         embedding: the mean of the last hidden states of the prompt's tokens, where the request wanted it.
     """
 
@@ -59,7 +61,6 @@ class Finished:
     cached_tokens: int = 0
     mix: Mix[str] = field(default_factory=Mix)
     queue_seconds: float = 0.0
-    prompt_logprobs: tuple[TokenLogprob, ...] = ()
     embedding: tuple[float, ...] = ()
 
 

@@ -14,9 +14,10 @@ class GenerateRequest:
 
     `tokens` is the whole prompt. The members of `mix` are digests of weights that are resident, and stay so until the
     answer ends. `sampling.max_tokens` is set: the service has fitted it into the context. A lower `priority` is
-    admitted earlier, though none waits for ever. With `scored_from`, `Finished` tells how likely the prompt's tokens
-    from that position on were, each after those before it (of the first token, position 0, nothing is known). With
-    `embedded`, it has the prompt's vector.
+    admitted earlier, though none waits for ever. With `scored_from`, the first `Delta` tells how likely the prompt's
+    tokens from that position on were, each after those before it (of the first token, position 0, nothing is known);
+    with `sampling.prompt_logprobs`, also their ranks and alternatives. With `embedded`, `Finished` has the prompt's
+    vector.
     """
 
     id: str

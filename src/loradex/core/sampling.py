@@ -31,6 +31,7 @@ class Sampling:
         stop_token_ids: token ids that end the answer.
         ignore_eos: go on after the model's end token.
         logprobs: None for none, else how many alternatives to report beside the chosen token.
+        prompt_logprobs: the same of the prompt's tokens.
         logit_bias: token id to a number in [-100, 100], added to its logit.
         skip_special_tokens: leave special tokens out of the text.
         grammar: the form that the answer must have. It alone says when the answer is complete, so that `min_tokens`
@@ -52,6 +53,7 @@ class Sampling:
     include_stop: bool = False
     ignore_eos: bool = False
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     skip_special_tokens: bool = True
     grammar: Grammar | None = None
@@ -89,8 +91,9 @@ class Sampling:
                 hint="Leave `min_tokens` out",
                 param="min_tokens",
             )
-        if self.logprobs is not None:
-            _within("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        for name in ("logprobs", "prompt_logprobs"):
+            if getattr(self, name) is not None:
+                _within(name, getattr(self, name), 0, MAX_LOGPROBS)
         if len(self.stop) > MAX_STOPS:
             raise InvalidRequest(f"stop has {len(self.stop)} strings; at most {MAX_STOPS} are allowed", param="stop")
         if any(not text for text in self.stop):

@@ -61,7 +61,8 @@ class Echo:
         if end is not None and stop is None:
             text = self._text.flush() + text
         logprobs = () if sampling.logprobs is None else (_logprob(token, sampling.logprobs),)
-        return Delta(text, (token,), logprobs, self.mix), end
+        scored = tuple(self._likely(at) for at in self.request.scored) if self._said == 1 else ()
+        return Delta(text, (token,), logprobs, self.mix, scored), end
 
     def finished(self, reason: FinishReason, stop_reason: int | str | None, queued: float) -> Finished:
         """Return the end of this answer."""
@@ -73,7 +74,6 @@ class Echo:
             0,
             self.mix,
             queued,
-            prompt_logprobs=tuple(self._likely(at) for at in self.request.scored),
             embedding=_counted(self.request.tokens) if self.request.embedded else (),
         )
 
@@ -81,7 +81,11 @@ class Echo:
         """Return a made-up log-probability: likely is what stands so in the label of its weights."""
         before, token = self.request.tokens[at - 1 : at + 1]
         known = EOS not in (before, token) and bytes((before, token)) in self._label()
-        return TokenLogprob(token, _alone(token), -0.1 if known else -1.0)
+        likely = -0.1 if known else -1.0
+        count = self.request.sampling.prompt_logprobs
+        if count is None:
+            return TokenLogprob(token, _alone(token), likely)
+        return TokenLogprob(token, _alone(token), likely, _logprob(token, count).top, rank=1)
 
     def _label(self) -> bytes:
         return f"{self.mix.map(lambda digest: digest[:8])}: ".encode()

@@ -13,7 +13,7 @@ from loradex.llm.lora_request import LoRARequest
 class Logprob:
     """Natural-log probability of a token, its rank among the likeliest (1 is the first), and its text.
 
-    The rank is None for a chosen token that is not among the alternatives that were asked for.
+    The rank is None for a token of the answer that is not among the alternatives that were asked for.
     """
 
     logprob: float
@@ -79,7 +79,8 @@ class RequestOutput:
         adapter: who answered: `sql@2`, a mix of several, or `base`.
         num_cached_tokens: tokens of the prompt that were found in the prefix cache, once an answer has ended.
         metrics: when things happened.
-        prompt_logprobs: always None.
+        prompt_logprobs: for each token of the prompt itself and the likeliest, by token id, as in `logprobs`; None for
+            the first, of which nothing is known. None where they were not asked for.
     """
 
     request_id: str
@@ -91,7 +92,7 @@ class RequestOutput:
     metrics: RequestMetrics
     finished: bool = False
     num_cached_tokens: int | None = None
-    prompt_logprobs: None = None
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
 
     def add(self, index: int, event: Event) -> None:
         """Take in what the engine said of answer `index`."""
@@ -105,6 +106,8 @@ class RequestOutput:
             return
         if self.metrics.first_token_time is None:
             self.metrics.first_token_time = time.time()
+        if self.prompt_logprobs is not None and index == 0:
+            self.prompt_logprobs.extend(map(_alternatives, event.prompt_logprobs))
         output.text += event.text
         output.token_ids.extend(event.token_ids)
         if event.logprobs:
@@ -132,5 +135,5 @@ class RequestOutput:
 
 def _alternatives(token: TokenLogprob) -> dict[int, Logprob]:
     ranked = {top.token_id: Logprob(top.logprob, rank, top.text) for rank, top in enumerate(token.top, 1)}
-    ranked.setdefault(token.token_id, Logprob(token.logprob, None, token.text))
+    ranked.setdefault(token.token_id, Logprob(token.logprob, token.rank or None, token.text))
     return ranked

@@ -104,4 +104,5 @@ class Runs:
             lora_request=asked.lora_request,
             adapter=str(answer.mix),
             metrics=RequestMetrics(asked.arrived),
+            prompt_logprobs=None if asked.params.prompt_logprobs is None else [None],
         )

@@ -11,7 +11,7 @@ from loradex.core.sampling import Sampling
 from loradex.errors import InvalidRequest, Unsupported
 
 _REFUSED = (
-    *("prompt_logprobs", "use_beam_search", "logits_processors", "logits_processor", "bad_words", "bad"),
+    *("use_beam_search", "logits_processors", "logits_processor", "bad_words", "bad"),
     *("allowed_token_ids", "truncate_prompt_tokens", "return_context_logits", "return_generation_logits"),
 )
 
@@ -60,7 +60,8 @@ class SamplingParams:
         best_of, detokenize, spaces_between_special_tokens, end_id, pad_id: taken with the values that ask for nothing.
         structured_outputs, guided_decoding: the form that the answer must have: a `StructuredOutputsParams`, or a
             mapping with its fields.
-        prompt_logprobs, use_beam_search and those after it: refused unless empty; they are not offered.
+        prompt_logprobs: None for none, else how many alternatives to report beside each token of the prompt.
+        use_beam_search and those after it: refused unless empty; they are not offered.
     """
 
     n: int = 1
@@ -129,6 +130,7 @@ class SamplingParams:
             stop_token_ids=(*(self.stop_token_ids or ()), *(() if self.end_id is None else (self.end_id,))),
             include_stop=self.include_stop_str_in_output,
             logprobs=self.logprobs,
+            prompt_logprobs=self.prompt_logprobs,
             logit_bias=dict(self.logit_bias or {}),
             grammar=self._grammar(),
         )

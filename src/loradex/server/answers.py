@@ -33,6 +33,7 @@ class Choice:
 
     text: str = ""
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     end: Finished | None = None
 
 
@@ -103,6 +104,10 @@ class Answers:
     def _spoken(self) -> Sequence[Mix[AdapterRef]]:
         return list(dict.fromkeys(mix for answer in self._answers for mix in answer.spoken))
 
+    def first(self, index: int) -> str:
+        """Return what the first token of that alone says."""
+        return self._answers[index // self._n].first
+
     def prompt_tokens(self, index: int) -> int:
         """Return the size of the prompt to which answer `index` belongs."""
         return len(self._answers[index // self._n].prompt_tokens)
@@ -139,6 +144,7 @@ class Answers:
             if isinstance(event, Delta):
                 texts[index].append(event.text)
                 choices[index].logprobs.extend(event.logprobs)
+                choices[index].prompt_logprobs.extend(event.prompt_logprobs)
             else:
                 choices[index].end = event
         for choice, parts in zip(choices, texts, strict=True):

@@ -55,10 +55,12 @@ async def create_chat_completion(
     if body.stream:
         answers = await attended(request.receive, begin())
         return EventStream(_chunks(answers, chat_id, body), answers.aclose, {**extra, **answers.headers})
-    return await attended(request.receive, _whole(begin, chat_id, extra))
+    return await attended(request.receive, _whole(begin, chat_id, extra, scored=body.prompt_logprobs is not None))
 
 
-async def _whole(begin: Callable[[], Awaitable[Answers]], chat_id: str, headers: dict[str, str]) -> Response:
+async def _whole(
+    begin: Callable[[], Awaitable[Answers]], chat_id: str, headers: dict[str, str], *, scored: bool
+) -> Response:
     answers = await begin()
     try:
         choices = await answers.collect()
@@ -71,6 +73,7 @@ async def _whole(begin: Callable[[], Awaitable[Answers]], chat_id: str, headers:
         choices=[_choice(index, choice) for index, choice in enumerate(choices)],
         usage=answers.usage(),
         system_fingerprint=answers.fingerprint,
+        prompt_logprobs=logprobs.for_prompt(choices[0].prompt_logprobs) if scored else None,
     )
     return Response(reply.model_dump_json(), headers={**headers, **answers.headers}, media_type="application/json")
 

@@ -19,6 +19,7 @@ from loradex.server.attend import attended
 from loradex.server.auth import may_infer
 from loradex.server.body import JsonRoute, ignored
 from loradex.server.errors import request_id
+from loradex.server.logprobs import CompletionLogprobs
 from loradex.server.meter import Meter
 from loradex.server.selection import selected
 from loradex.server.sse import EventStream
@@ -28,9 +29,6 @@ from loradex.service.generate import Ask
 from loradex.service.service import Service
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute, dependencies=[Depends(may_infer)])
-
-DEFAULT_MAX_TOKENS = 16
-"""OpenAI's default for completions, which clients rely on."""
 
 
 @router.post(
@@ -45,7 +43,7 @@ async def create_completion(
     body.check()
     extra = ignored(body, config.strict)
     prompts = body.prompts()
-    sampling = body.sampling(body.max_tokens or DEFAULT_MAX_TOKENS, body.logprobs)
+    sampling = body.answer()
     key = request.headers.get(STICKY) or body.user or ""
     mixes = await selected(body, request, service, len(prompts))
     call = _Call(service, body, prompts, mixes, sampling, f"cmpl-{request_id(request)}", key)
@@ -74,6 +72,7 @@ class _Call:
         self._id = call_id
         self._n = body.n or 1
         ids = [call_id] if len(prompts) == 1 else [f"{call_id}-{index}" for index in range(len(prompts))]
+        self._scored = sampling.prompt_logprobs is not None
         who = (body.model, "", sampling, self._n, "", body.priority or 0, key)
         shared = Ask(*who, given=body.given(body.max_tokens))
         self._asks = [
@@ -101,19 +100,34 @@ class _Call:
         return Response(reply.model_dump_json(), headers={**headers, **answers.headers}, media_type="application/json")
 
     def _choice(self, answers: Answers, index: int, choice: Choice) -> CompletionChoice:
+        whole = Delta(choice.text, (), tuple(choice.logprobs), prompt_logprobs=tuple(choice.prompt_logprobs))
+        text, told = self._shown(answers, index, whole, first=True)
+        scored = logprobs.for_prompt(choice.prompt_logprobs) if self._scored else None
         return CompletionChoice(
             index=index,
-            text=self._echo(answers, index) + choice.text,
-            logprobs=logprobs.for_completion(choice.logprobs) if choice.logprobs else None,
+            text=text,
+            logprobs=told,
             finish_reason=choice.end.reason if choice.end else None,
             stop_reason=choice.end.stop_reason if choice.end else None,
+            prompt_logprobs=scored,
         )
 
+    def _shown(
+        self, answers: Answers, index: int, piece: Delta, *, first: bool, offset: int = 0
+    ) -> tuple[str, CompletionLogprobs | None]:
+        """What the client gets of a piece: the first with the prompt before it, where that is to come back too."""
+        text, tokens = (piece.text, piece.logprobs) if self._body.max_tokens != 0 else ("", ())
+        echoed = first and bool(self._body.echo)
+        start = answers.first(index) if echoed else None
+        text = self._echo(answers, index) + text if echoed else text
+        if self._body.logprobs is None or not (tokens or echoed):
+            return text, None
+        tokens = (*piece.prompt_logprobs, *tokens) if echoed else tokens
+        return text, logprobs.for_completion(tokens, offset, first=start, most=self._body.logprobs)
+
     def _echo(self, answers: Answers, index: int) -> str:
-        """The prompt as text, where the client wants it back before its completion."""
+        """The prompt as text."""
         prompt = self._prompts[index // self._n]
-        if not self._body.echo:
-            return ""
         return prompt if isinstance(prompt, str) else answers.prompt(index)
 
     async def chunks(self, answers: Answers) -> AsyncGenerator[dict[str, Any], None]:
@@ -125,21 +139,20 @@ class _Call:
             "system_fingerprint": answers.fingerprint,
         }
         meter = Meter(answers, self._body)
-        offsets = [0] * len(answers)
+        offsets: dict[int, int] = {}
 
         def chunk(index: int, text: str, **more: Any) -> dict[str, Any]:
             choice = {"index": index, "text": text, "logprobs": None, "finish_reason": None, "stop_reason": None}
             return {**head, "choices": [{**choice, **more}], **meter.chunk(index)}
 
-        for index in range(len(answers)) if self._body.echo else ():
-            yield chunk(index, self._echo(answers, index))
         async for index, event in answers.events():
             meter.count(index, event)
             head["system_fingerprint"] = answers.fingerprint  # it changes with an `immediate` replace
             if isinstance(event, Delta):
-                told = logprobs.for_completion(event.logprobs, offsets[index]) if event.logprobs else None
-                offsets[index] += sum(len(each.text) for each in event.logprobs)
-                yield chunk(index, event.text, logprobs=told and told.model_dump())
+                first, offset = index not in offsets, offsets.get(index, 0)
+                text, told = self._shown(answers, index, event, first=first, offset=offset)
+                offsets[index] = told.text_offset[-1] + len(told.tokens[-1]) if told else offset
+                yield chunk(index, text, logprobs=told and told.model_dump())
             else:
                 yield chunk(index, "", finish_reason=event.reason, stop_reason=event.stop_reason)
         for last in meter.end():

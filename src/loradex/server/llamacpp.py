@@ -25,7 +25,7 @@ from loradex.server.wire.selection import ScaledAdapter
 from loradex.service.generate import Ask
 from loradex.service.service import Service
 
-_REFUSED = ("grammar", "json_schema", "n_probs", "image_data", "mirostat", "n_keep", "samplers")
+_REFUSED = ("n_probs", "image_data", "mirostat", "n_keep", "samplers")
 """Fields whose neglect would give another answer than was asked for."""
 
 

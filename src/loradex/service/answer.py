@@ -142,6 +142,11 @@ class Answer:
         return self._engine.decode(self.prompt_tokens, self.mix.map(lambda ref: ref.digest))
 
     @property
+    def first(self) -> str:
+        """What the prompt's first token says alone."""
+        return self._engine.decode(self.prompt_tokens[:1], self.mix.map(lambda ref: ref.digest)).replace("\ufffd", "")
+
+    @property
     def spoken(self) -> Sequence[Mix[AdapterRef]]:
         """The mixes that worked on it so far, in order: after `immediate` replaces more than one."""
         return tuple(self._spoken.values()) or (self.mix,)

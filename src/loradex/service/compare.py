@@ -198,7 +198,9 @@ def perplexity(logprobs: Sequence[float]) -> float | None:
 def _scoring(answer: Answer, reference: str) -> Ask:
     """Return what asks the versions that answer for the likelihood of a reference answer."""
     pinned = answer.mix.map(lambda ref: Reference(ref.name, version=ref.version))
-    sampling = replace(answer.ask.sampling, max_tokens=1, min_tokens=0, logprobs=None, grammar=None)
+    sampling = replace(
+        answer.ask.sampling, max_tokens=1, min_tokens=0, logprobs=None, prompt_logprobs=None, grammar=None
+    )
     return replace(answer.ask, model=None, adapters=pinned, sampling=sampling, reference=reference, given=None)
 
 
@@ -206,6 +208,6 @@ async def _scored(answers: Sequence[Answer]) -> tuple[TokenLogprob, ...]:
     scored: tuple[TokenLogprob, ...] = ()
     for answer in answers:
         async for _, event in answer.events():
-            if isinstance(event, Finished):
-                scored = event.prompt_logprobs
+            if isinstance(event, Delta):
+                scored += event.prompt_logprobs
     return scored

@@ -82,7 +82,7 @@ class Rendering:
         defaults = mix.adapters[0].defaults if len(mix.members) == 1 else NO_DEFAULTS
         speech = await self._spoken(mix)
         prompt = defaults.prompt(ask.prompt)
-        tokens, scored_from = await self._encode(prompt, speech), None
+        tokens, scored_from = await self._encode(prompt, speech), None if ask.sampling.prompt_logprobs is None else 0
         if ask.reference:
             whole = await self._encode(_answered(prompt, ask.reference), speech)
             tokens, scored_from = whole, _common(tokens, whole)

@@ -138,7 +138,7 @@ class Shadows:
         """Answer, and return what to record."""
         began = self._clock()
         own = f"shadow-{uuid.uuid4().hex}"
-        request = replace(copy.request, id=own, mix=Mix.of(copy.shadow.digest), priority=LOWEST)
+        request = replace(copy.request, id=own, mix=Mix.of(copy.shadow.digest), priority=LOWEST, scored_from=None)
         alike = copy.shadow.defaults == copy.ref.defaults
         if not (alike and self._rendering.is_plain(copy.shadow) and self._rendering.is_plain(copy.ref)):
             rendered = await self._rendering.render(copy.ask, Mix.of(copy.shadow))

@@ -25,6 +25,7 @@ class Whole:
     tokens: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...]
     end: Finished
+    prompt_logprobs: tuple[TokenLogprob, ...]
 
 
 def begin(
@@ -52,6 +53,7 @@ async def whole(events: AsyncIterator[Event]) -> Whole:
         tuple(token for delta in deltas for token in delta.token_ids),
         tuple(logprob for delta in deltas for logprob in delta.logprobs),
         seen[-1],
+        tuple(logprob for delta in deltas for logprob in delta.prompt_logprobs),
     )
 
 

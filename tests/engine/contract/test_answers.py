@@ -135,7 +135,7 @@ async def test_weights_that_are_not_resident_never_become_the_base(engine: Engin
     await until(lambda: idle(engine))
 
 
-async def test_scored_tokens_of_the_prompt_are_told_at_the_end(start: Start, save: Save) -> None:
+async def test_scored_tokens_of_the_prompt_are_told_with_the_first_piece(start: Start, save: Save) -> None:
     engine = await start(max_loras=2)
     adapter = save(engine, 0)
     await engine.load(adapter)
@@ -148,7 +148,7 @@ async def test_scored_tokens_of_the_prompt_are_told_at_the_end(start: Start, sav
     own = Mix.of(adapter.digest)
     asked = [(Mix(), 0), (own, 0), (Mix(), 7), (own, 7), (own, None), (own, len(tokens))]
     together = await asyncio.gather(*(whole(engine.generate(ask(*each))) for each in asked))
-    base, adapted, base_end, adapted_end, none, empty = (answer.end.prompt_logprobs for answer in together)
+    base, adapted, base_end, adapted_end, none, empty = (answer.prompt_logprobs for answer in together)
     assert [each.token_id for each in base] == list(tokens[1:])
     assert all(each.logprob < 0 for each in base)
     assert [each.token_id for each in base_end] == list(tokens[7:])

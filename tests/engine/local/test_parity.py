@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 
-from loradex.core.event import Finished
+from loradex.core.event import Delta, TokenLogprob
 from loradex.core.mix import Mix
 from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
@@ -139,25 +140,32 @@ async def test_prompts_are_as_likely_as_peft_says_beside_answers(name: str, fami
     oracle = made.oracle()
     cases = [(tokens, [None, 0, 1, 2][i % 4], [0, 5, None][i % 3]) for i, tokens in enumerate(prompts(12))]
 
-    async def ask(engine: LocalEngine, i: int) -> Finished:
+    async def ask(engine: LocalEngine, i: int) -> tuple[TokenLogprob, ...]:
         tokens, adapter, scored_from = cases[i]
         mix = Mix.of(digest(made, adapter))
-        request = GenerateRequest(str(i), tuple(tokens), GREEDY, mix, scored_from=scored_from)
-        events = [event async for event in engine.generate(request)]
-        assert isinstance(events[-1], Finished)
-        return events[-1]
+        ranked = replace(GREEDY, prompt_logprobs=3 if i % 2 else None)
+        request = GenerateRequest(str(i), tuple(tokens), ranked, mix, scored_from=scored_from)
+        first, *others = [event async for event in engine.generate(request)]
+        assert isinstance(first, Delta)
+        assert not any(event.prompt_logprobs for event in others if isinstance(event, Delta))
+        return first.prompt_logprobs
 
     # Few blocks: sequences are preempted and computed again, and no token may be told twice.
     async with running(made, max_batched_tokens=16, kv_cache_memory=12 * 16 * 512) as engine:
-        ends = await asyncio.gather(*(ask(engine, i) for i in range(len(cases))))
+        told = await asyncio.gather(*(ask(engine, i) for i in range(len(cases))))
         again = await ask(engine, 0)  # whose start lies in the prefix cache by now
         assert engine.stats().preemptions > 0
-    for (tokens, adapter, scored_from), end in zip([*cases, cases[0]], [*ends, again], strict=True):
+    for i, ours in enumerate([*told, again]):
+        tokens, adapter, scored_from = cases[i % len(cases)]
         first = len(tokens) if scored_from is None else max(1, scored_from)
-        assert [each.token_id for each in end.prompt_logprobs] == tokens[first:]
-        likely = torch.log_softmax(oracle.logits(tokens, adapter), dim=-1)
-        theirs = [float(likely[at - 1, tokens[at]]) for at in range(first, len(tokens))]
-        assert [each.logprob for each in end.prompt_logprobs] == pytest.approx(theirs, abs=1e-4)
+        assert [each.token_id for each in ours] == tokens[first:]
+        likely = torch.log_softmax(oracle.logits(tokens, adapter), dim=-1)[first - 1 : -1]
+        theirs = [float(row[token]) for row, token in zip(likely, tokens[first:], strict=True)]
+        assert [each.logprob for each in ours] == pytest.approx(theirs, abs=1e-4)
+        for each, row in zip(ours, likely, strict=True) if i % 2 else ():
+            assert [top.logprob for top in each.top] == pytest.approx(row.topk(3).values.tolist(), abs=1e-4)
+            beyond = int((row >= each.logprob + 1e-4).sum()), int((row >= each.logprob - 1e-4).sum())
+            assert beyond[0] <= each.rank <= beyond[1]
 
 
 async def test_a_long_answer_goes_on_past_the_sliding_window(family, running: Running) -> None:

@@ -262,7 +262,6 @@ class Loop:
             cached_tokens=sequence.cached or 0,
             mix=sequence.mix,
             queue_seconds=(job.began or job.arrived) - job.arrived,
-            prompt_logprobs=tuple(job.output.prompt_logprobs),
             embedding=job.output.embedding,
         )
 

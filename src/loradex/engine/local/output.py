@@ -22,7 +22,7 @@ class Output:
         sampling = sequence.sampling
         self._detokenizer = Detokenizer(text, sequence.tokens, skip_special_tokens=sampling.skip_special_tokens)
         self._stops = StopText(sampling)
-        self.prompt_logprobs: list[TokenLogprob] = []
+        self._scored: list[TokenLogprob] = []
         self._hidden: torch.Tensor | None = None
         self._prompt_len = sequence.prompt_len
 
@@ -49,11 +49,13 @@ class Output:
             end = End("stop", stop)
         elif end is not None:
             shown += self._stops.flush()
-        return Delta(shown, (choice.token,), self._logprobs(choice), sequence.mix), end
+        scored, self._scored = tuple(self._scored), []  # all of the prompt is read by the first piece
+        logprobs = () if choice.logprob is None else (self._told(choice.token, choice.logprob, choice.top),)
+        return Delta(shown, (choice.token,), logprobs, sequence.mix, scored), end
 
     def read(self, reading: Reading) -> None:
         """Take what a step tells of the prompt."""
-        self.prompt_logprobs += (TokenLogprob(token, self._text.piece(token), score) for token, score in reading.scores)
+        self._scored += (self._told(each.token, each.logprob, each.top, each.rank) for each in reading.scores)
         if reading.hidden is not None:
             self._hidden = reading.hidden if self._hidden is None else self._hidden + reading.hidden
 
@@ -62,8 +64,6 @@ class Output:
         """The mean of the prompt's hidden states, once all of them were read; empty where they were not."""
         return () if self._hidden is None else tuple((self._hidden / self._prompt_len).tolist())
 
-    def _logprobs(self, choice: Choice) -> tuple[TokenLogprob, ...]:
-        if choice.logprob is None:
-            return ()
-        top = tuple(TokenLogprob(token, self._text.piece(token), value) for token, value in choice.top)
-        return (TokenLogprob(choice.token, self._text.piece(choice.token), choice.logprob, top),)
+    def _told(self, token: int, logprob: float, top: tuple[tuple[int, float], ...], rank: int = 0) -> TokenLogprob:
+        alternatives = tuple(TokenLogprob(other, self._text.piece(other), value) for other, value in top)
+        return TokenLogprob(token, self._text.piece(token), logprob, alternatives, rank)

@@ -11,13 +11,23 @@ from loradex.engine.local.plan import Chunk, StepPlan
 
 
 @dataclass(frozen=True, slots=True)
+class Score:
+    """How likely a token of the prompt was; rank and alternatives, as (token id, value) pairs, if they are wanted."""
+
+    token: int
+    logprob: float
+    rank: int = 0
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
-    """Of one sequence in one step: (token id, log-probability) pairs of its prompt, or the sum of its hidden states.
+    """Of one sequence in one step: the scores of tokens of its prompt, or the sum of its hidden states.
 
     `hidden` is float32, `[hidden size]`.
     """
 
-    scores: tuple[tuple[int, float], ...] = ()
+    scores: tuple[Score, ...] = ()
     hidden: torch.Tensor | None = None
 
 
@@ -46,9 +56,16 @@ def _read_out(plan: StepPlan, logits: torch.Tensor, hidden: torch.Tensor | None)
         kept += len(chunk.kept)
 
 
-def _scores(chunk: Chunk, logits: torch.Tensor) -> tuple[tuple[int, float], ...]:
-    """Return the tokens that follow the wanted positions, each with its log-probability after those before it."""
+def _scores(chunk: Chunk, logits: torch.Tensor) -> tuple[Score, ...]:
+    """Return the scores of the tokens that follow the wanted positions, each after those before it."""
     tokens = chunk.sequence.tokens[chunk.wanted.start + 1 : chunk.wanted.stop + 1]
-    picked = torch.tensor(tokens, device=logits.device).unsqueeze(1)
-    logprobs = torch.log_softmax(logits.float(), dim=-1).gather(1, picked).squeeze(1)
-    return tuple(zip(tokens, logprobs.tolist(), strict=True))
+    logprobs = torch.log_softmax(logits.float(), dim=-1)
+    picked = logprobs.gather(1, torch.tensor(tokens, device=logits.device).unsqueeze(1))
+    likely = picked.squeeze(1).tolist()
+    alternatives = chunk.sequence.sampling.prompt_logprobs
+    if alternatives is None:
+        return tuple(map(Score, tokens, likely))
+    ranks = (logprobs >= picked).sum(dim=-1).tolist()
+    values, ids = logprobs.topk(min(alternatives, logprobs.shape[-1]), dim=-1)
+    tops = [tuple(zip(*each, strict=True)) for each in zip(ids.tolist(), values.tolist(), strict=True)]
+    return tuple(map(Score, tokens, likely, ranks, tops))

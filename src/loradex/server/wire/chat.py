@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 from loradex.core.prompt import ChatPrompt, Message
 from loradex.errors import InvalidRequest, Unsupported
 from loradex.server.body import Whole
-from loradex.server.logprobs import ChatLogprobs
+from loradex.server.logprobs import ChatLogprobs, PromptLogprobs
 from loradex.server.wire.sampling import MaxLogprobs, SamplingFields, readable_as
 from loradex.server.wire.usage import Usage
 
@@ -166,3 +166,4 @@ class ChatReply(BaseModel):
     choices: list[ChatChoice]
     usage: Usage
     system_fingerprint: str
+    prompt_logprobs: PromptLogprobs | None = Field(None, description="As in vLLM: null where they were not asked for")

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import BaseModel, Field
 
+from loradex.core.sampling import Sampling
 from loradex.errors import InvalidRequest, Unsupported
 from loradex.server.body import Whole
-from loradex.server.logprobs import CompletionLogprobs
+from loradex.server.logprobs import CompletionLogprobs, PromptLogprobs
 from loradex.server.wire.sampling import MaxLogprobs, SamplingFields, readable_as
 from loradex.server.wire.usage import Usage
 
 TextPrompt = str | tuple[int, ...]
 """What a completion goes on from: text, or token ids."""
+
+DEFAULT_MAX_TOKENS = 16
+"""OpenAI's default for completions, which clients rely on."""
 
 MAX_CHOICES = 2048
 """Answers in one reply: prompts times `n`."""
@@ -29,7 +34,8 @@ class CompletionRequest(SamplingFields):
         Field(union_mode="left_to_right"),
         readable_as(_PROMPT),
     ]
-    echo: bool | None = None
+    max_tokens: Annotated[Whole, Field(ge=0, le=2**31, description="0 with `echo`: the prompt alone")] | None = None
+    echo: bool | None = Field(None, description="The prompt before its completion, in `logprobs` too")
     logprobs: MaxLogprobs | None = None
     best_of: Annotated[Whole, Field(ge=1)] | None = None
 
@@ -43,8 +49,15 @@ class CompletionRequest(SamplingFields):
         super().check()
         if self.best_of is not None and self.best_of > (self.n or 1):
             raise Unsupported("`best_of` above `n` is not offered by this server", param="best_of")
-        if self.echo and self.logprobs is not None:
-            raise Unsupported("`echo` with `logprobs` is not offered by this server", param="logprobs")
+        if self.max_tokens == 0 and not self.echo:
+            hint = "Give `max_tokens` of 1 or more, or `echo` for the prompt alone"
+            raise InvalidRequest("max_tokens is 0 without `echo`", hint=hint, param="max_tokens")
+
+    def answer(self) -> Sampling:
+        """Return the sampling parameters. An engine answers with one token at least, even where none is wanted."""
+        limit = DEFAULT_MAX_TOKENS if self.max_tokens is None else max(1, self.max_tokens)
+        scored = self.logprobs if self.echo and self.prompt_logprobs is None else self.prompt_logprobs
+        return replace(self.sampling(limit, self.logprobs), prompt_logprobs=scored)
 
     def prompts(self) -> list[TextPrompt]:
         """Return the prompts.
@@ -83,6 +96,7 @@ class CompletionChoice(BaseModel):
     stop_reason: int | str | None = Field(
         description="The stop token or stop string that ended it; null at the end token"
     )
+    prompt_logprobs: PromptLogprobs | None = Field(None, description="As in vLLM: null where they were not asked for")
 
 
 class CompletionReply(BaseModel):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, JsonValue
 
 from loradex.core.sampling import Sampling
 from loradex.server.body import Body, Whole
 from loradex.server.wire.completion import TextPrompt
+from loradex.server.wire.form import one_form, word_form
 from loradex.server.wire.sampling import readable_as
 from loradex.server.wire.selection import ScaledAdapter
 
@@ -56,6 +57,8 @@ class CompletionBody(Body):
     stop: list[str] = Field([])
     ignore_eos: bool = False
     stream: bool = False
+    grammar: str | None = Field(None, description="The form of the answer, in GBNF")
+    json_schema: JsonValue = Field(None, description="The form of the answer")
 
     def text(self) -> TextPrompt:
         """Return the prompt."""
@@ -71,4 +74,5 @@ class CompletionBody(Body):
             seed=self.seed if self.seed >= 0 else None,
             stop=tuple(self.stop),
             max_tokens=self.n_predict if self.n_predict >= 0 else None,
+            grammar=one_form({name: word_form(name, getattr(self, name)) for name in ("grammar", "json_schema")}),
         )

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, JsonValue
 
+from loradex.core.grammar import Grammar, read_grammar
 from loradex.core.prompt import ChatPrompt, Message, Prompt
 from loradex.core.sampling import MAX_LOGPROBS, Sampling
 from loradex.errors import Unsupported
 from loradex.server.body import Body, Whole
+from loradex.server.wire.form import ResponseFormat, one_form
 from loradex.server.wire.selection import LoraxFields
 
-_REFUSED = ("typical_p", "watermark", "truncate", "response_format", "decoder_input_details", "adapter_parameters")
+_REFUSED = ("typical_p", "watermark", "truncate", "decoder_input_details", "adapter_parameters")
+
+
+class TgiGrammar(Body):
+    """TGI's form of an answer: a JSON schema or a pattern."""
+
+    type: Literal["json", "regex"]
+    value: JsonValue
 
 
 class Parameters(LoraxFields):
@@ -32,6 +41,8 @@ class Parameters(LoraxFields):
     return_k_alternatives: Annotated[Whole, Field(ge=1, le=MAX_LOGPROBS)] | None = None
     apply_chat_template: bool = False
     seed: Annotated[Whole, Field(ge=0)] | None = None
+    response_format: ResponseFormat | None = Field(None, description="The form of the answer")
+    grammar: TgiGrammar | None = Field(None, description="The form of the answer, as in TGI")
     api_token: str | None = Field(None, description="Not used: the server has its own access to the Hub")
 
     def sampling(self, *, tokens: bool) -> Sampling:
@@ -58,7 +69,13 @@ class Parameters(LoraxFields):
             include_stop=True,
             ignore_eos=self.ignore_eos_token,
             logprobs=self.return_k_alternatives or (0 if tokens else None),
+            grammar=self._form(),
         )
+
+    def _form(self) -> Grammar | None:
+        formats = {"response_format": self.response_format.grammar() if self.response_format else None}
+        given = self.grammar
+        return one_form(formats | {"grammar": read_grammar({given.type: given.value}, "grammar") if given else None})
 
 
 class GenerateBody(Body):

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, JsonValue, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from loradex.core.defaults import NUMBERS
-from loradex.core.grammar import Grammar, read_grammar
 from loradex.core.sampling import MAX_LOGPROBS, Sampling
 from loradex.errors import InvalidRequest, Unsupported
 from loradex.server.body import Body, Whole
+from loradex.server.wire.form import FormFields
 from loradex.server.wire.selection import SelectionFields
 
 MAX_N = 128
 """Answers to one prompt."""
 
+MaxLogprobs = Annotated[Whole, Field(ge=0, le=MAX_LOGPROBS)]
+"""A number of alternatives to report for each token."""
+
 _REFUSED = (
-    *("use_beam_search", "logits_processors", "prompt_logprobs", "truncate_prompt_tokens"),
+    *("use_beam_search", "logits_processors", "truncate_prompt_tokens"),
     *("allowed_token_ids", "bad_words", "prompt_embeds", "suffix", "modalities", "audio"),
     *("tools", "functions", "function_call", "documents", "web_search_options", "return_token_ids"),
+    *("stop_regex", "structural_tag"),
 )
 """Fields that other servers honour. To ignore one would give an answer that the client did not ask for."""
 
@@ -44,44 +48,7 @@ class StreamOptions(Body):
     continuous_usage_stats: bool | None = None
 
 
-class JsonSchema(Body):
-    """A JSON schema with its name. Every schema is kept to, `strict` or not."""
-
-    name: str | None = None
-    schema_: dict[str, JsonValue] | None = Field(None, alias="schema")
-
-
-class ResponseFormat(Body):
-    """The form of the answer: `text` is any, `json_object` some JSON object, `json_schema` one that fits the schema."""
-
-    type: str = "text"
-    json_schema: JsonSchema | None = None
-
-    def grammar(self) -> Grammar | None:
-        """Return the grammar of the answer.
-
-        Raises:
-            InvalidRequest: the schema is missing.
-            Unsupported: there is no such type.
-        """
-        if self.type == "json_schema":
-            if self.json_schema is None or self.json_schema.schema_ is None:
-                raise InvalidRequest(
-                    "response_format of type 'json_schema' has no schema",
-                    hint='Give {"type": "json_schema", "json_schema": {"name": "NAME", "schema": {...}}}',
-                    param="response_format",
-                )
-            return Grammar.json(self.json_schema.schema_, "response_format")
-        if self.type == "json_object":
-            return Grammar.json_object("response_format")
-        if self.type != "text":
-            hint = "Use `text`, `json_object` or `json_schema`"
-            what = f"`response_format` of type {self.type[:64]!r} is not offered"
-            raise Unsupported(what, hint=hint, param="response_format")
-        return None
-
-
-class SamplingFields(SelectionFields):
+class SamplingFields(SelectionFields, FormFields):
     """Who answers, how tokens are chosen and when answers end. Null is the same as absent."""
 
     n: Annotated[Whole, Field(ge=1, le=MAX_N)] | None = None
@@ -99,20 +66,15 @@ class SamplingFields(SelectionFields):
     min_tokens: Annotated[Whole, Field(ge=0, le=2**31)] | None = None
     stop: Annotated[str | list[str] | None, readable_as("a string or a list of strings")] = None
     stop_token_ids: Annotated[list[Whole], Field(max_length=128)] | None = None
+    prompt_logprobs: MaxLogprobs | None = Field(
+        None, description="How likely the prompt's tokens were, with so many alternatives; not in streams (vLLM)"
+    )
     logit_bias: (
         Annotated[dict[str, float], readable_as("an object of token ids and numbers"), Field(max_length=4096)] | None
     ) = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
-    response_format: ResponseFormat | None = None
-    structured_outputs: dict[str, JsonValue] | None = Field(
-        None, description="The form of the answer: one of `json`, `json_object`, `regex`, `choice`, `grammar` (vLLM)"
-    )
-    guided_json: JsonValue = Field(None, description="An older name of `json` in `structured_outputs`, as are the next")
-    guided_regex: str | None = None
-    guided_choice: list[str] | None = None
-    guided_grammar: str | None = None
     user: str | None = Field(None, description="Who asks: while a canary runs, one user is answered by one version")
     priority: Annotated[Whole, Field(ge=-(2**63), le=2**63 - 1)] | None = Field(
         None, description="Lower is served earlier while requests wait (vLLM); null is 0"
@@ -129,31 +91,17 @@ class SamplingFields(SelectionFields):
             if (self.model_extra or {}).get(name) and not _harmless(name, (self.model_extra or {})[name]):
                 hint = f"Leave `{name}` out"
                 raise Unsupported(f"`{name}` is not offered by this server", param=name, hint=hint)
-        self.grammar()
+        self.form()
+        if self.prompt_logprobs and self.stream:
+            hint = "Ask without `stream`, or for completions with `echo` and `logprobs`"
+            said = "`prompt_logprobs` are not available when `stream=True`."
+            raise InvalidRequest(said, hint=hint, param="prompt_logprobs")
         if self.stream_options is not None and not self.stream:
             raise InvalidRequest("stream_options needs `stream` to be true", param="stream_options")
         if isinstance(self.stop, list) and len(self.stop) > 4:
             raise InvalidRequest(f"stop has {len(self.stop)} strings; at most 4 are allowed", param="stop")
         if (self.n or 1) > 1 and self.temperature == 0:
             raise InvalidRequest(f"n is {self.n} with temperature 0, where all answers would be the same", param="n")
-
-    def grammar(self) -> Grammar | None:
-        """Return the grammar of the answer; None where it may be any text.
-
-        Raises:
-            InvalidRequest: it is none, or there are several.
-            Unsupported: it is of a kind that is not offered.
-        """
-        asked = {"response_format": self.response_format.grammar() if self.response_format else None}
-        asked["structured_outputs"] = read_grammar(self.structured_outputs or {}, "structured_outputs")
-        for word in ("json", "regex", "choice", "grammar"):
-            name = f"guided_{word}"
-            asked[name] = read_grammar({word: getattr(self, name)}, name)
-        given = {name: grammar for name, grammar in asked.items() if grammar is not None}
-        if len(given) > 1:
-            hint = "Give the form of the answer in one of them"
-            raise InvalidRequest(f"{' and '.join(given)} exclude one another", hint=hint, param=list(given)[-1])
-        return next(iter(given.values()), None)
 
     def sampling(self, max_tokens: int | None, logprobs: int | None) -> Sampling:
         """Return the sampling parameters.
@@ -170,8 +118,9 @@ class SamplingFields(SelectionFields):
             stop_token_ids=tuple(self.stop_token_ids or ()),
             include_stop=bool(self.include_stop_str_in_output),
             logprobs=logprobs,
+            prompt_logprobs=self.prompt_logprobs,
             logit_bias=self._bias(),
-            grammar=self.grammar(),
+            grammar=self.form(),
         )
 
     def given(self, max_tokens: int | None) -> frozenset[str]:
@@ -193,9 +142,6 @@ _SAME = (
     *("seed", "min_tokens", "ignore_eos", "skip_special_tokens"),
 )
 """Fields that bear the same name and meaning in `Sampling`."""
-
-MaxLogprobs = Annotated[Whole, Field(ge=0, le=MAX_LOGPROBS)]
-"""A number of alternatives to report for each token."""
 
 
 def _harmless(name: str, value: object) -> bool:
