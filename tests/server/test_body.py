@@ -74,6 +74,12 @@ def test_names_that_cannot_stand_in_a_header_are_escaped_and_cut() -> None:
     assert header.endswith(", ...")
 
 
+@pytest.mark.parametrize("name", ["", " ", "a ", " a", "x" * 63 + " y"])
+def test_a_header_has_no_spaces_at_its_ends(name: str) -> None:
+    header = ignored(Example.model_validate({name: 0}), strict=False)[IGNORED]
+    assert header == header.strip() != ""
+
+
 def test_unknown_fields_are_refused_in_the_strict_mode() -> None:
     with pytest.raises(InvalidRequest, match="Unknown field: zeta") as caught:
         ignored(Example(zeta=1), strict=True)  # type: ignore[call-arg]

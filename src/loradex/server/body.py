@@ -44,8 +44,8 @@ def ignored(body: Body, strict: bool) -> dict[str, str]:
     names = sorted(body.model_extra or ())
     if not names:
         return {}
-    shown = [name if name.isascii() and name.isprintable() else ascii(name)[1:-1] for name in names[:_MAX_NAMES]]
-    listed = ", ".join(name[:64] for name in shown) + (", ..." if len(names) > _MAX_NAMES else "")
+    shown = [_shown(name) for name in names[:_MAX_NAMES]]
+    listed = ", ".join(shown) + (", ..." if len(names) > _MAX_NAMES else "")
     if strict:
         raise InvalidRequest(
             f"Unknown field{'s' if len(names) > 1 else ''}: {listed}",
@@ -53,6 +53,12 @@ def ignored(body: Body, strict: bool) -> dict[str, str]:
             hint="Leave them out, or start the server without the strict mode",
         )
     return {IGNORED: listed}
+
+
+def _shown(name: str) -> str:
+    """Return a name as a header may carry it: in ASCII, and with no space at its ends."""
+    text = (name if name.isascii() and name.isprintable() else ascii(name)[1:-1])[:64]
+    return text if text and text == text.strip() else f'"{text}"'
 
 
 class JsonRequest(Request):
