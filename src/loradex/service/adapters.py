@@ -97,7 +97,8 @@ class Adapters:
                 thread.
 
         Raises:
-            Conflict: the name means the base model, or exists and `replace` is False.
+            Conflict: the name means the base model, or exists and `replace` is False; or the new version has other
+                tokens, which is no change in mid-answer (`immediate`).
             InvalidRequest: the name is not valid, or has nothing yet beside which there could be a canary; or the chat
                 template cannot be rendered.
             PathNotAllowed, FilesNotFound, SourceFailed, AdapterInvalid: about the source and what lies there.
@@ -120,7 +121,7 @@ class Adapters:
                 await self._rendering.learn(candidate.adapter)
                 move = partial(candidate.commit, name, actor, canary)
                 plan = Plan(name, candidate.adapter, move, old, mode, load, progress, also)
-                change = await self._replacer.carry_out(plan)
+                change = await self._carry_out(plan)
             if canary is None:
                 self._look_at(change)
         return with_values(change, stage_seconds=seconds)
@@ -294,4 +295,10 @@ class Adapters:
             self._trials.begin(change.ref, self._clock())
 
     async def _to_version(self, ref: AdapterRef, plan: Callable[[Adapter], Plan]) -> Change:
-        return await self._replacer.carry_out(plan(await asyncio.to_thread(self._registry.adapter, ref.digest)))
+        return await self._carry_out(plan(await asyncio.to_thread(self._registry.adapter, ref.digest)))
+
+    async def _carry_out(self, plan: Plan) -> Change:
+        if plan.mode == "immediate":
+            for old in (*((plan.old,) if plan.old is not None else ()), *plan.also):
+                await self._rendering.require_alike(old, plan.adapter)
+        return await self._replacer.carry_out(plan)

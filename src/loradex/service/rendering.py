@@ -9,13 +9,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from loradex.adapters.adapter import Adapter
+from loradex.adapters.vocabulary import Vocabulary
 from loradex.core.adapter import AdapterRef
 from loradex.core.defaults import NO_DEFAULTS, Defaults
 from loradex.core.mix import Mix
 from loradex.core.prompt import ChatPrompt, Message, Prompt
 from loradex.core.sampling import Sampling
 from loradex.engine.base import Engine
-from loradex.errors import InvalidRequest, Unsupported
+from loradex.errors import Conflict, InvalidRequest, Unsupported
 from loradex.service.ask import Ask
 from loradex.service.fit import fit
 
@@ -38,12 +39,17 @@ class Speech:
     Attributes:
         vocab_size: how many token ids there are.
         own: the weights by themselves, where they have tokens of their own; else None.
-        template: whether they have a chat template of their own too.
+        vocabulary: what these are, where a tokenizer tells.
     """
 
     vocab_size: int
     own: Mix[str] | None = None
-    template: bool = False
+    vocabulary: Vocabulary | None = None
+
+    @property
+    def template(self) -> bool:
+        """Whether they have a chat template of their own too."""
+        return self.vocabulary is not None and self.vocabulary.chat_template != ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +98,7 @@ class Rendering:
                 raise Unsupported(
                     f"`{mix}` has tokens that the base does not have: its answers cannot be held to a form",
                     hint=f"Leave out `{sampling.grammar.param}`, and say in the prompt what is wanted",
+                    param=sampling.grammar.param,
                 )
             await self._engine.compile(sampling.grammar)
         info = replace(self._engine.info, vocab_size=speech.vocab_size)
@@ -107,12 +114,25 @@ class Rendering:
         if known is None:
             info, own = self._engine.info, Mix.of(adapter.digest)
             if await self._engine.learn(adapter):
-                template = adapter.vocabulary is not None and adapter.vocabulary.chat_template != ""
-                known = Speech(adapter.vocab_size(info), own, template)
+                known = Speech(adapter.vocab_size(info), own, adapter.vocabulary)
             else:
                 known = Speech(info.vocab_size)
             self._speech[adapter.digest] = known
         return known
+
+    async def require_alike(self, old: AdapterRef, new: Adapter) -> None:
+        """Let answers that run under one version go over to other weights.
+
+        Raises:
+            Conflict: what was said so far would mean something else there.
+        """
+        one, other = self._speech.get(old.digest), await self.learn(new)
+        if one is not None and (one.vocab_size, one.vocabulary) != (other.vocab_size, other.vocabulary):
+            raise Conflict(
+                f"The new version has other tokens than `{old}`, so answers that run cannot switch to it",
+                hint="Let them end as they began: leave out `--mode immediate`",
+                param="mode",
+            )
 
     def is_plain(self, ref: AdapterRef) -> bool:
         """Whether a version is known to have no tokens but those of the base."""

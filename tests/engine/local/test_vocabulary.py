@@ -16,13 +16,19 @@ from loradex.adapters.base_model import read_model_info
 from loradex.adapters.check import check
 from loradex.adapters.read import read_adapter
 from loradex.core.event import Delta, Finished
+from loradex.core.grammar import Grammar
 from loradex.core.mix import Mix
 from loradex.core.prompt import ChatPrompt, Message
 from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
+from loradex.engine.config import EngineConfig
+from loradex.engine.local.engine import LocalEngine
 from loradex.engine.local.plan import Chunk, StepPlan
 from loradex.engine.local.sequence import Sequence
-from loradex.errors import AdapterInvalid, Conflict, InvalidRequest
+from loradex.errors import AdapterInvalid, Conflict, InvalidRequest, Unsupported
+from loradex.registry.registry import Registry
+from loradex.service.ask import Ask
+from loradex.service.service import Service
 
 from .options import ENDS, MORE, VOCABULARIES, VOCABULARY_FAMILIES, last_logits
 from .tiny import DEVICES, GREEDY, VOCAB, Family, Running
@@ -200,3 +206,39 @@ async def test_a_tokenizer_of_another_base_is_refused(deck, running: Running, tm
         with pytest.raises(AdapterInvalid) as error:
             await engine.load(adapter)
     assert "'<t4>' as token 290, on the base's it would be 263" in error.value.problems[0].what
+
+
+FORM = Grammar("json", '{"type": "object"}', "response_format")
+
+
+async def test_tokens_of_its_own_are_said_alone_and_in_no_form(deck, tmp_path: Path) -> None:
+    made: Deck = deck("llama")
+    folder = save(made.model(MORE), {"target_modules": ["q_proj"], "modules_to_save": ENDS}, tmp_path / "tools")
+    add_tokens(made.family.base, folder, MORE - 259)
+    engine = LocalEngine(EngineConfig(model=str(made.family.base), max_loras=2, kv_cache_memory=1 << 24, threads=1))
+    with Registry(tmp_path / "home") as registry:
+        service = Service(registry, engine, max_lora_rank=16, max_loras=2)
+        await service.start()
+        try:
+            for name, path in (("tools", folder), ("plain", made.family.adapters[0].path)):
+                await service.adapters.add(name, path, trusted=True)
+            for model in ("tools*0.7+plain*0.3", "plain+tools", "tools*0.5", "base:tools*2"):
+                with pytest.raises(InvalidRequest, match="`tools@1` has tokens that the base does not have") as error:
+                    await service.generate(Ask(model, "hi", GREEDY))
+                assert (error.value.hint, error.value.param) == ("Ask for `tools` alone", "model")
+            formed = dataclasses.replace(GREEDY, grammar=FORM)
+            with pytest.raises(Unsupported, match="cannot be held to a form") as error:
+                await service.generate(Ask("tools", "hi", formed))
+            assert error.value.param == "response_format"
+            assert "Leave out `response_format`" in error.value.hint
+            for model, sampling in (("tools", GREEDY), ("plain*0.5", formed), ("base", formed)):
+                await (await service.generate(Ask(model, "hi", sampling))).aclose()
+            assert not any(state.leases for state in service.residency.states().values())
+            with pytest.raises(Conflict, match="other tokens than `tools@1`") as error:
+                await service.adapters.add("tools", made.family.adapters[1].path, mode="immediate", trusted=True)
+            assert "--mode immediate" in error.value.hint
+            assert [each.record.version for each in (await service.adapters.get("tools")).versions] == [1]
+            await service.adapters.add("plain", made.family.adapters[1].path, mode="immediate", trusted=True)
+            await service.adapters.add("tools", made.family.adapters[1].path, trusted=True)
+        finally:
+            await service.stop()
