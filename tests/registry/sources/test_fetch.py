@@ -14,7 +14,8 @@ from loradex.registry.records import Staged
 from loradex.registry.registry import Registry
 from loradex.registry.sources.access import EVERYWHERE, Access
 from loradex.registry.sources.fetch import Upload, pinned
-from tests.adapters.making import BASE, make_adapter
+from tests.adapters.making import BASE, make_adapter, make_tensors
+from tests.adapters.test_tokenizer import TOOL, TRAINED, save
 
 from .conftest import Web
 from .packing import contents, tar_of, zip_of
@@ -62,6 +63,24 @@ def test_a_folder_and_an_archive_on_a_web_server(registry: Registry, adapter: Pa
         assert found.adapter.digest == digest
         assert found.source == source.partition("?")[0]
     assert web.asked[-1] == "/packed.tar.gz?signature=secret"
+
+
+def test_a_folder_on_a_web_server_brings_the_tokens_that_it_trains(registry: Registry, web: Web) -> None:
+    trained = make_adapter(web.folder / "trained", make_tensors() | TRAINED, trainable_token_indices=[7])
+    without = staged(registry, f"{web.url}/trained").adapter
+    save(trained, TOOL)
+    found = staged(registry, f"{web.url}/trained").adapter
+    assert found.vocabulary == staged(registry, str(trained)).adapter.vocabulary
+    assert [token.content for token in found.vocabulary.tokens] == ["<tool>"]
+    assert found.digest == staged(registry, str(trained)).adapter.digest != without.digest
+    web.asked.clear()
+    save(make_adapter(web.folder / "plain"), TOOL)
+    assert staged(registry, f"{web.url}/plain").adapter.vocabulary is None
+    assert web.asked == ["/plain/adapter_config.json", "/plain/adapter_model.safetensors"]  # whole tokenizers are large
+    (trained / "tokenizer.json").write_text("{", "utf-8")
+    with pytest.raises(AdapterInvalid) as error:
+        staged(registry, f"{web.url}/trained")
+    assert error.value.problems[0].code == "bad_tokenizer"
 
 
 def test_what_a_web_server_lacks_or_breaks_is_said(registry: Registry, web: Web) -> None:

@@ -1,16 +1,19 @@
-"""`http://` and `https://`: one file, or a folder from which PEFT's two files are taken."""
+"""`http://` and `https://`: one file, or a folder from which the files are taken that PEFT's users save."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
 from loradex import __version__
 from loradex.adapters.files import CONFIG, MAX_CONFIG_BYTES, PICKLED, WEIGHTS
-from loradex.errors import FilesNotFound, SourceFailed
+from loradex.adapters.header import read_header
+from loradex.adapters.tokenizer import FILES as TOKENIZER
+from loradex.adapters.tokenizer import trains_tokens
+from loradex.errors import AdapterInvalid, FilesNotFound, SourceFailed
 from loradex.registry.sources.room import CHUNK_BYTES, Room
 
 Permit = Callable[[str], None]
@@ -35,16 +38,34 @@ def fetch_file(url: str, name: str, room: Room, permit: Permit) -> str:
 
 
 def fetch_folder(url: str, room: Room, permit: Permit) -> None:
-    """Download configuration and weights of the adapter below an address. Raises what `fetch_file` does."""
+    """Download configuration and weights of the adapter below an address, and its tokenizer where it trains tokens.
+
+    Raises what `fetch_file` does.
+    """
     parts = urlsplit(url)
-    names = (CONFIG, WEIGHTS, PICKLED)
-    place = {name: urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}")) for name in names}
+
+    def take(name: str, most: int | None = None) -> None:
+        place = urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
+        _download(client, place, name, room, permit, most)
+
     with _client(url) as client:
-        _download(client, place[CONFIG], CONFIG, room, permit, MAX_CONFIG_BYTES)
+        take(CONFIG, MAX_CONFIG_BYTES)
         try:
-            _download(client, place[WEIGHTS], WEIGHTS, room, permit)
+            take(WEIGHTS)
         except FilesNotFound:
-            _download(client, place[PICKLED], PICKLED, room, permit)
+            take(PICKLED)
+        for name, most in TOKENIZER.items() if _may_train_tokens(room) else ():
+            with suppress(FilesNotFound):
+                take(name, most)
+
+
+def _may_train_tokens(room: Room) -> bool:
+    """Whether a tokenizer may lie beside the weights that were downloaded: trainers save whole ones beside most."""
+    weights = room.folder / WEIGHTS
+    try:
+        return not weights.exists() or trains_tokens(read_header(weights).tensors)
+    except AdapterInvalid:  # the check will say so
+        return False
 
 
 def _client(url: str) -> httpx.Client:
