@@ -36,6 +36,14 @@ def test_the_share_of_long_work_grows_and_has_an_end(slept: list[float], monkeyp
     assert slept == pytest.approx([0.002 * (1 / share - 1) for share in (0.05, 0.05, 0.1, 0.2, 0.25, 0.25)])
 
 
+@pytest.mark.parametrize(("share", "asleep"), [(0.5, [0.002] * 3), (1.0, [0.0] * 3), (7.0, [0.0] * 3)])
+def test_a_share_that_was_set_is_kept(slept: list[float], share: float, asleep: list[float]) -> None:
+    pause = Rest(lambda: True, share)
+    for _ in range(4):
+        pause()
+    assert slept == pytest.approx(asleep)
+
+
 def test_it_does_not_sleep_where_nobody_is_served(slept: list[float]) -> None:
     pause = Rest(lambda: False)
     for _ in range(4):

@@ -9,25 +9,26 @@ SLICE_SECONDS = 0.0005
 """Worked between two rests, by the thread's own clock."""
 
 SHARE = 0.05
-"""Of one core, for what is not urgent while answers are computed."""
+"""Of one core, for what is not urgent while answers are computed; `engine.load_share` sets another."""
 
 PATIENCE_SECONDS = 15.0
-"""After so long the share doubles, and so on up to `MOST`: a large adapter must not take twenty times its work."""
+"""After so long a smaller share than `MOST` doubles, and so on: a large adapter must not take twenty times its work."""
 
 MOST = 0.25
 
 
 class Rest:
-    """Sleeps after each slice so long that this thread takes a small share of one core while `busy` says so.
+    """Sleeps after each slice so long that this thread takes a `share` of one core while `busy` says so.
 
-    The share grows with the time that the work takes.
+    A small share grows with the time that the work takes; with 1 it never sleeps.
 
     A lower priority for the thread would do the same and use idle cores better, but it can be put aside while it holds
     the interpreter's lock, and then everybody waits for it.
     """
 
-    def __init__(self, busy: Callable[[], bool]) -> None:
+    def __init__(self, busy: Callable[[], bool], share: float = SHARE) -> None:
         self._busy = busy
+        self._least = min(1.0, share)
         self._first: float | None = None
         self._began: float | None = None
 
@@ -44,4 +45,4 @@ class Rest:
         now = time.monotonic()
         self._first = now if self._first is None else self._first
         doublings = min(8, int((now - self._first) / PATIENCE_SECONDS))
-        return min(MOST, SHARE * 2.0**doublings)
+        return min(max(MOST, self._least), self._least * 2.0**doublings)

@@ -133,6 +133,13 @@ TUNING = (
         "Tuning",
     ),
     Flag("engine.threads", ("--threads",), "CPU threads.", "N", "Tuning"),
+    Flag(
+        "engine.load_share",
+        ("--load-share",),
+        "Share of a core that work on adapter files takes while answers are computed.",
+        "SHARE",
+        "Tuning",
+    ),
     Flag("queue_timeout", ("--queue-timeout",), "Longest wait for room for an adapter.", "TIME", "Tuning"),
 )
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from loradex.adapters.rest import SHARE
+
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "int8", "int4", "fp8"]
 CacheDType = Literal["auto", "fp8"]
@@ -37,6 +39,9 @@ class EngineConfig:
         prefix_cache: reuse keys and values of equal prompt starts under equal weights.
         pack_dir: folder for adapter weights that are made ready for this engine once; None keeps none. `serve` takes
             `packs` in its data folder, where they go when their adapter does.
+        load_share: share of one core that work on the files of adapters (to copy, check and pack them) takes while
+            answers are computed; it grows up to a quarter where the work takes long. With 1 it takes what it can get,
+            and answers wait for it where cores are few.
         enforce_eager: compute each decode step of a card anew, instead of recording them as CUDA graphs at start, which
             takes seconds and some memory.
         threads: CPU threads; None takes one for a small model and torch's choice for others.
@@ -59,5 +64,6 @@ class EngineConfig:
     max_prefill_tokens: int = 256
     prefix_cache: bool = True
     pack_dir: Path | None = None
+    load_share: float = SHARE
     enforce_eager: bool = False
     threads: int | None = None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loradex.adapters.check import CheckReport
-from loradex.adapters.rest import Rest
+from loradex.adapters.rest import SHARE, Rest
 from loradex.core.defaults import Defaults
 from loradex.engine.base import Engine, Progress
 from loradex.registry.records import Staged
@@ -56,14 +56,24 @@ class Intake:
         max_rank: adapters above it are refused.
         access: from where callers who are not trusted may have read.
         limit: bytes of one source at most.
+        share: of one core, taken while the engine works.
     """
 
-    def __init__(self, registry: Registry, engine: Engine, max_rank: int, access: Access, limit: int) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        engine: Engine,
+        max_rank: int,
+        access: Access,
+        limit: int,
+        share: float = SHARE,
+    ) -> None:
         self._registry = registry
         self._engine = engine
         self._max_rank = max_rank
         self._access = access
         self._limit = limit
+        self._share = share
 
     def stage(self, asked: Asked, progress: Progress | None, gone: threading.Event) -> Staged:
         """Fetch an adapter, check it and copy it into the store.
@@ -106,7 +116,7 @@ class Intake:
             yield found
 
     def _rest(self, gone: threading.Event) -> Callable[[], None]:
-        rest = Rest(lambda: self._engine.stats().running > 0)
+        rest = Rest(lambda: self._engine.stats().running > 0, self._share)
 
         def pause() -> None:
             if gone.is_set():

@@ -9,6 +9,7 @@ from dataclasses import replace as with_values
 from pathlib import Path
 
 from loradex.adapters.adapter import Adapter
+from loradex.adapters.rest import SHARE
 from loradex.core.adapter import AUTO, AdapterRef
 from loradex.core.model import ModelInfo
 from loradex.engine.base import Engine, Progress
@@ -59,6 +60,7 @@ class Service:
             with one slot only it waits until no answer uses the old version.
         allow_dirs, allow_urls: folders, and beginnings of addresses, from which untrusted callers may add adapters.
         max_adapter_size: bytes that are downloaded, unpacked or uploaded for one adapter at most.
+        load_share: share of one core that work on adapter files takes while answers are computed.
         watch: folders whose entries are adapters, taken in when they have not changed for `settle_seconds`.
         router: the file that says how `auto` chooses the adapter; None for no routing.
         resolvers: asked where the adapter of an unknown name lies.
@@ -86,6 +88,7 @@ class Service:
         allow_dirs: Sequence[Path] = (),
         allow_urls: Sequence[str] = (),
         max_adapter_size: int = MAX_ADAPTER_SIZE,
+        load_share: float = SHARE,
         watch: Sequence[Path] = (),
         settle_seconds: float = 2.0,
         resolvers: Sequence[Resolver] = (),
@@ -128,7 +131,7 @@ class Service:
             self.residency,
             self._names,
             replacer,
-            intake=Intake(registry, engine, max_lora_rank, access, max_adapter_size),
+            intake=Intake(registry, engine, max_lora_rank, access, max_adapter_size, load_share),
             overview=Overview(engine, self.residency, self.metrics.traffic),
             trials=trials,
             rendering=rendering,

@@ -46,6 +46,7 @@ def make_service(settings: Settings) -> Service:
         allow_dirs=(*settings.server.allow_dirs, *(Path(each) for each in named if not is_url(each))),
         allow_urls=(*settings.server.allow_urls, *filter(is_url, named)),
         max_adapter_size=settings.max_adapter_size,
+        load_share=settings.engine.load_share,
         watch=settings.watch,
         settle_seconds=settings.watch_settle,
         resolvers=resolvers(settings),

@@ -287,7 +287,11 @@ class LocalEngine:
         cells = (blocks.count + 1) * blocks.size  # the last block is nobody's: see `graphs`
         self._model.attention.cache = kind(self._model.attention.shapes, cells, self._model.dtype, device)
         packs = None if self.config.pack_dir is None else PackFolder(self.config.pack_dir)
-        self._loader = Loader(self._model.dtype, device, packs, self._busy, host_tier=device.type != "cpu")
+        self._loader = Loader(
+            *(self._model.dtype, device, packs, self._busy),
+            share=self.config.load_share,
+            host_tier=device.type != "cpu",
+        )
         tell("kernels", 0.85)
         kernels = compile_kernels(self._model, blocks.size)
         runner = Runner(self._model, Slots(self.config.max_loras), blocks.size, self._eos, kernels.divide)

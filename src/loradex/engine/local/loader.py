@@ -6,13 +6,14 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from loradex.adapters.adapter import Adapter
 from loradex.adapters.packs import PackFolder
-from loradex.adapters.rest import Rest
+from loradex.adapters.rest import SHARE, Rest
 from loradex.engine.base import Progress
 from loradex.engine.local.change import Weights
 from loradex.engine.local.guard import Guard
@@ -31,8 +32,8 @@ class Loader:
     """Adapters for one engine, in its dtype, on its device: from their packs where there is a folder for packs.
 
     `busy` says whether answers are being computed. To map a pack takes a few milliseconds of one core and is done at
-    once; to make one takes ten times that, so while answers are computed it is done bit by bit. With a `host_tier`,
-    copies of packs can be held in host memory, beside what the device has.
+    once; to make one takes ten times that, so while answers are computed it takes a `share` of one core. With a
+    `host_tier`, copies of packs can be held in host memory, beside what the device has.
     """
 
     def __init__(
@@ -42,12 +43,13 @@ class Loader:
         packs: PackFolder | None,
         busy: Callable[[], bool],
         *,
+        share: float = SHARE,
         host_tier: bool = False,
     ) -> None:
         self._dtype = dtype
         self._device = device
         self._packs = packs
-        self._busy = busy
+        self._rest = partial(Rest, busy, share)
         self.host_tier = host_tier
         self._held: dict[str, Pack] = {}
         self._guard = Guard()
@@ -74,7 +76,7 @@ class Loader:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._load, adapter, fit)
 
     def _load(self, adapter: Adapter, fit: Fit) -> Weights:
-        return fit(adapter, self.read(adapter), Rest(self._busy))
+        return fit(adapter, self.read(adapter), self._rest())
 
     def read(self, adapter: Adapter) -> Contents:
         """Return the tensors of an adapter, before they have met the base; raises what `load` raises."""
@@ -167,7 +169,7 @@ class Loader:
     def _write(self, packs: PackFolder, adapter: Adapter, tell: Callable[[float], None]) -> Path:
         """Return the file of a new pack, which has no name yet."""
         temporary = packs.temporary(adapter.digest)
-        rest = Rest(self._busy)
+        rest = self._rest()
 
         def pause(share: float) -> None:
             tell(share)
