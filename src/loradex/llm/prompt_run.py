@@ -70,7 +70,7 @@ class Runs:
     async def _numbered(self, asked: Asked, mix: Mix[Reference], count: int, ended: Told) -> RequestOutput:
         try:
             output = await self._answer(asked, mix)
-        except Exception as error:
+        except Exception as error:  # it goes on, with a note
             error.add_note(f"In prompt {asked.number} of this `LLM`, one of {count} that were given together")
             raise
         ended(output)

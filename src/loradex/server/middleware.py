@@ -60,7 +60,7 @@ class Edge:
 
         try:
             await self._app(scope, receive, watched)
-        except Exception:
+        except Exception:  # an edge: the client is told that something failed, the log what
             log.exception("request failed")
             if not status:
                 await reply_to(unexpected(request_id), request_id)(scope, receive, watched)

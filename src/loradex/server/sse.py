@@ -77,7 +77,7 @@ class EventStream(Response):
         except LoradexError as error:
             log.error("stream failed", code=error.code, message=error.message)
             yield frame(self._explain(error, request_id))
-        except Exception:
+        except Exception:  # an edge, once the status is sent
             log.exception("stream failed")
             yield frame(self._explain(unexpected(request_id), request_id))
         else:

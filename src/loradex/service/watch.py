@@ -104,7 +104,7 @@ class Watcher:
                     if found or self._settling.pending or self._clock() - looked > LOOK_SECONDS:
                         looked = self._clock()
                         await self.look()
-            except Exception:
+            except Exception:  # an edge: nobody waits for this loop, and without it changes would go unseen
                 log.exception("watching failed; it goes on")
                 await asyncio.sleep(5)
 

@@ -224,6 +224,14 @@ async def test_a_loop_that_breaks_leaves_nobody_waiting(llama, running: Running,
             engine.stats()
 
 
+async def test_a_message_that_breaks_the_loop_is_answered(llama, running: Running, monkeypatch) -> None:
+    async with running(llama, max_loras=2) as engine:
+        monkeypatch.setattr(engine._loop._runner, "remove", lambda digest: 1 / 0)
+        with pytest.raises(EngineFailed, match="division by zero"):
+            await asyncio.wait_for(engine.unload(llama.adapters[0].digest), 30)
+        await until(lambda: not engine._loop.alive)
+
+
 async def test_a_request_that_comes_as_the_loop_ends_is_told_so(llama, running: Running) -> None:
     async with running(llama) as engine:
         loop = engine._loop

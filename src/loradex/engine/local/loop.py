@@ -190,6 +190,10 @@ class Loop:
                 raise
             answer.set_exception(error)
             return
+        except Exception as error:  # the loop ends with it, and whoever waits for this must not wait for ever
+            if answer is not None:
+                answer.set_exception(EngineFailed(f"The engine failed: {error}"))
+            raise
         self._refresh()
         if answer is not None:
             answer.set_result(result)
@@ -215,7 +219,7 @@ class Loop:
             job.began = job.began or began
         try:
             choices, readings = self._runner.execute(plan)
-        except Exception as error:
+        except Exception as error:  # an edge: the answers of this step end, the engine goes on
             log.exception("a step failed")
             return self._fail(plan, error)
         for key, reading in readings.items():

@@ -173,7 +173,7 @@ class Detokenizer:
         """Return the text that `token` completes; empty while a character is incomplete."""
         try:
             return self._stream.step(self._text.fast, token) or ""
-        except Exception as error:
+        except Exception as error:  # the library has no class of its own
             if "Invalid prefix" not in str(error):
                 raise
             # Tokens that are no valid text make the decoder lose its place; it goes on from here.

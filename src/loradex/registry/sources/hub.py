@@ -70,14 +70,14 @@ def fetch(place: HubPlace, room: Room) -> tuple[Path, HubPlace]:
         raise FilesNotFound(what, hint="Check the name; for a private one set HF_TOKEN") from error
     except HfHubHTTPError as error:
         raise SourceFailed(f"{place} cannot be read: {_first_line(error)}") from error
-    except Exception as error:  # noqa: BLE001 - offline, or no connection: each release has other classes for it
+    except Exception as error:  # noqa: BLE001 - offline: by its release, the client raises errors of four libraries
         return _cached(place, error)
     names = _names(place, info, room)
     # By the name of the branch, so that the cache knows it when there is no network.
     revision = place.revision or "main"
     try:
         files = [Path(hf_hub_download(place.id, name, revision=revision)) for name in names]
-    except Exception as error:
+    except Exception as error:  # as above, and RuntimeError from what transfers files
         raise SourceFailed(f"{place} cannot be downloaded: {_first_line(error)}") from error
     roots = {path.parents[name.count("/")] for name, path in zip(names, files, strict=True)}
     if {root.name for root in roots} != {info.sha}:
@@ -103,7 +103,7 @@ def _cached(place: HubPlace, reason: Exception) -> tuple[Path, HubPlace]:
 
     try:
         folder = Path(snapshot_download(place.id, revision=place.revision or None, local_files_only=True))
-    except Exception as error:
+    except Exception as error:  # as above
         said = f"{place} is not in the cache, and the Hub cannot be reached: {_first_line(reason)}"
         raise SourceFailed(said, hint="Check the network, or give a folder of this machine") from error
     return folder / place.inner, HubPlace(place.id, folder.name, place.inner)
