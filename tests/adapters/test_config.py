@@ -66,6 +66,12 @@ def test_what_would_change_the_answer_is_refused_by_name(changes: dict[str, Any]
     assert f"`{next(iter(changes))}` is set" in what
 
 
+def test_what_peft_itself_does_not_compute_is_refused() -> None:
+    assert problems(use_dora=True, lora_bias=True) == [
+        "`use_dora` and `lora_bias` are both set, which PEFT itself does not compute"
+    ]
+
+
 @pytest.mark.parametrize("init", ["pissa", "pissa_niter_16", "olora", "OLoRA", "corda", "loftq", "lora_ga", "new", 3])
 def test_training_on_a_changed_base_is_refused(init: object) -> None:
     (what,) = problems(init_lora_weights=init)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,17 @@ def test_missing_files_are_named(tmp_path: Path, files: dict[str, str], what: st
         read_adapter(tmp_path)
     assert error.value.hint
     assert ("whole model" in error.value.hint) == ("config.json" in files)
+
+
+@pytest.mark.parametrize(
+    ("file", "hint"), [("context/model.yaml", "NeMo 2.*hf-peft"), ("run_config.yaml", "Megatron-Bridge.*PEFT")]
+)
+def test_checkpoints_of_other_trainers_are_known_and_say_the_way_here(tmp_path: Path, file: str, hint: str) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("x: 1")
+    with pytest.raises(FilesNotFound) as error:
+        read_adapter(tmp_path)
+    assert re.search(hint, error.value.hint)
 
 
 @pytest.mark.parametrize("path", ["gone", "file.txt", "x" * 5000, "null\0byte"])

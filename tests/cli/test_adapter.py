@@ -27,6 +27,19 @@ def test_the_life_of_an_adapter(loradex: Loradex, deck: Deck) -> None:
     assert loradex("adapter", "ls", "--json").json == {"adapters": [], "invalid": []}
 
 
+def test_an_alias_is_removed_and_its_version_stays(loradex: Loradex, deck: Deck) -> None:
+    for name in ("medical", "medical2"):
+        assert loradex("adapter", "add", "medical", deck.folder / name).code == 0
+    assert loradex("adapter", "promote", "medical", "1", "--alias", "prod").code == 0
+    held = loradex("adapter", "rm", "medical", "--version", "1", "--json")
+    assert "rm medical --alias prod" in held.error["hint"]
+    assert loradex("adapter", "rm", "medical", "--version", "1", "--alias", "prod").code == 2
+    assert loradex("adapter", "rm", "medical", "--alias", "prod", "-q").out == "medical@prod\n"
+    assert loradex("adapter", "rm", "medical", "--alias", "prod").code == 3
+    found = loradex("adapter", "show", "medical", "--json").json
+    assert (found["aliases"], len(found["versions"])) == ({}, 2)
+
+
 def test_no_adapters_yet(loradex: Loradex, deck: Deck) -> None:
     ran = loradex("adapter", "ls")
     assert (ran.code, ran.out) == (0, "")

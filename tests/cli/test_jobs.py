@@ -16,6 +16,11 @@ def test_a_job_is_begun_listed_and_waited_for(loradex: Loradex, deck: Deck) -> N
     assert loradex("jobs", "show", "nobody").code == 3
 
 
+def test_files_are_sent_and_not_waited_for(loradex: Loradex, deck: Deck) -> None:
+    begun = loradex("adapter", "add", "medical", deck.folder / "medical", "--upload", "--no-wait", "-q").out.strip()
+    assert loradex("jobs", "show", begun, "--wait", "--json").json["result"]["version"] == 1
+
+
 def test_a_job_that_failed_says_why(loradex: Loradex, deck: Deck) -> None:
     begun = loradex("adapter", "add", "x", deck.folder / "broken", "--no-wait", "--json").json["id"]
     ran = loradex("jobs", "show", begun, "--wait")

@@ -4,10 +4,15 @@ import socket
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from loradex import errors
+from loradex.adapters.formats.safetensors_file import read_safetensors
+from loradex.adapters.formats.torch_file import write_torch_file
+from loradex.client import wire
 from loradex.client.client import Client
+from loradex.client.reply import patience
 from loradex.client.views import Job
 from tests.client.conftest import Served
 from tests.server.serving import eventually, served
@@ -25,6 +30,48 @@ def test_an_add_as_a_job(server: Served) -> None:
     assert [each.target for each in server.client.jobs.list()] == ["x", "medical"]
     with pytest.raises(errors.Conflict):
         server.client.jobs.cancel(job.id)
+
+
+def test_what_is_followed_tells_its_stages(server: Served) -> None:
+    heard: list[str] = []
+    adapters = server.client.adapters
+
+    def told(stage: str, share: float) -> None:
+        heard.append(stage)
+
+    assert adapters.add("medical", server.medical, told=told).version == 1
+    assert adapters.upload("medical", server.medical2, told=told).version == 2
+    assert "upload" in heard
+    assert adapters.begin_add("medical", server.medical, upload=True).kind == "add"
+    with pytest.raises(errors.AdapterInvalid) as refused:
+        adapters.add("x", server.broken, told=told)
+    assert refused.value.problems
+    states = [server.client.jobs.wait(each.id).state for each in server.client.jobs.list()]
+    assert states == ["failed", "done", "done", "done"]
+    assert [each.version for each in adapters.get("medical").versions] == [1, 2]
+
+
+def test_an_interrupt_cancels_what_is_followed(server: Served) -> None:
+    server.deck.engine.loads_allowed.clear()
+
+    def interrupt(stage: str, share: float) -> None:
+        if stage == "load":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        server.client.adapters.add("medical", server.medical, told=interrupt)
+    (job,) = server.client.jobs.list()
+    assert server.client.jobs.wait(job.id).state == "cancelled"
+    with pytest.raises(errors.Conflict, match="was cancelled"):
+        server.client.jobs.follow(job, interrupt)
+    assert server.client.adapters.list() == []
+
+
+def test_a_server_that_was_asked_to_wait_may() -> None:
+    usual = httpx.Timeout(20, connect=5)
+    assert patience(usual, wire.unload("medical", "drain", 3600)) == httpx.Timeout(3620, connect=5)
+    assert patience(usual, wire.info()) == usual
+    assert patience(httpx.Timeout(None), wire.unload("medical", "drain", 3600)) == httpx.Timeout(None)
 
 
 def test_the_life_of_an_adapter(server: Served) -> None:
@@ -99,6 +146,14 @@ def test_a_check_reports_and_stores_nothing(server: Served) -> None:
     assert not bad.ok
     assert bad.problems[0].fix
     assert server.client.adapters.list() == []
+
+
+def test_pickled_weights_are_checked_where_that_is_allowed(server: Served) -> None:
+    weights = server.medical / "adapter_model.safetensors"
+    write_torch_file(server.medical / "adapter_model.bin", read_safetensors(weights))
+    weights.unlink()
+    assert [each.code for each in server.client.adapters.check(server.medical).problems] == ["pickle"]
+    assert server.client.adapters.check(server.medical, allow_pickle=True).ok
 
 
 def test_answers(server: Served) -> None:

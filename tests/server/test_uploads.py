@@ -55,6 +55,26 @@ async def test_what_is_refused_leaves_nothing(app: App, body: bytes, query: str,
     assert list((app.deck.service.registry.home / "blobs").iterdir()) == []
 
 
+async def test_an_upload_goes_on_as_a_job(app: App, tmp_path: Path) -> None:
+    body = zip_of(contents(save_adapter(tmp_path / "sent")))
+    app.deck.engine.loads_allowed.clear()
+    ends = []
+    for cancelled in (True, False):
+        begun = await app.client.put("/api/adapters/medical/files?wait=false", content=body)
+        assert begun.status_code == 202
+        place = begun.headers["location"]
+        while (await app.client.get(place)).json()["stage"] != "load":
+            await asyncio.sleep(0)
+        if cancelled:
+            await app.client.delete(place)
+        else:
+            app.deck.engine.loads_allowed.set()
+        while (job := (await app.client.get(place)).json())["ended_at"] is None:
+            await asyncio.sleep(0)
+        ends.append((job["state"], len(stored(app))))
+    assert ends == [("cancelled", 0), ("done", 3)]
+
+
 async def test_another_pin_refuses_and_leaves_nothing(app: App, tmp_path: Path) -> None:
     body = zip_of(contents(save_adapter(tmp_path / "sent")))
     reply = await app.client.put(f"/api/adapters/medical/files?sha256={'0' * 64}", content=body)
@@ -104,10 +124,10 @@ def test_clients_send_folders_and_archives_to_a_real_server(tmp_path: Path) -> N
     (folder / "optimizer.pt").write_bytes(b"x" * 100)
     archive = tmp_path / "sent.tar.gz"
     archive.write_bytes(tar_of(contents(save_adapter(tmp_path / "other", seed=1)), "w:gz"))
-    told: list[float] = []
+    told: dict[str, float] = {}
     with served(tmp_path) as deck, Client(deck.url) as client:
-        first = client.adapters.upload("medical", folder, told=lambda _, share: told.append(share))
-        assert told[-1] == 1.0
+        first = client.adapters.upload("medical", folder, told=told.__setitem__)
+        assert told["upload"] == 1.0
         assert client.adapters.upload("copy", folder, sha256=first.digest).digest == first.digest
         assert client.adapters.upload("medical", archive).version == 2
 

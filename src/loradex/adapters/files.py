@@ -20,6 +20,8 @@ MAX_CONFIG_BYTES = 1 << 20
 _OTHERS = (
     ("config.json", "This is a whole model: serve it with `loradex serve`, or give its adapter's folder"),
     ("model_weights.ckpt", "This is a NeMo checkpoint; give the folder that also holds its model_config.yaml"),
+    ("context/model.yaml", "This is a checkpoint of NeMo 2: export it there as `hf-peft`, and give that"),
+    ("run_config.yaml", "This is a checkpoint of Megatron-Bridge: export its adapter as PEFT there, and give that"),
     ("trainer_state.json", "This is a training checkpoint without an adapter; give the folder that PEFT saved"),
 )
 

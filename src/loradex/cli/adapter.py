@@ -40,6 +40,7 @@ Source = Annotated[
 Pin = Annotated[
     str, typer.Option("--sha256", metavar="HEX", help="Refuse any other digest, or archive.", show_default=False)
 ]
+Pickle = Annotated[bool, typer.Option("--allow-pickle", help="Accept `.bin` weights.")]
 Base = Annotated[
     Path | None,
     typer.Option("--base", metavar="DIR", help="Folder of the base model; work without a server.", show_default=False),
@@ -69,7 +70,7 @@ def add(
     base: Base = None,
     mode: Mode = "drain",
     replace: Annotated[bool, typer.Option(help="Let a new version take over a name that exists.")] = True,
-    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Accept `.bin` weights.")] = False,
+    allow_pickle: Pickle = False,
     canary: Annotated[
         float | None, typer.Option("--canary", metavar="PERCENT", help="Serve it to part of the requests only.")
     ] = None,
@@ -86,17 +87,14 @@ def add(
     how |= {"canary": canary, "sha256": sha256}
     how |= {"defaults": read_defaults(system, chat_template, sampling, stop) or None}
     if not wait:
-        if upload:
-            raise UsageFailed("What is uploaded is waited for", hint="Leave `--no-wait` out")
-        job = target.served().begin_add(name, target.place(source), **how)
+        job = target.served().begin_add(name, source if upload else target.place(source), upload=upload, **how)
         out.data(job, f"begun as job {job.id}", quiet=[job.id])
         return out.next(f"loradex jobs show {job.id} --wait")
     with out.progress() as progress:
         if upload:
             change = target.served().upload(name, Path(source), told=progress, **how)
         else:
-            progress("check, store and load", 0.0)
-            change = target.adapters(base, progress).add(name, target.place(source), **how)
+            change = target.adapters(base).add(name, target.place(source), told=progress, **how)
     if canary is None:
         _show_change(out, change)
     else:
@@ -131,9 +129,11 @@ def say_invalid(out: Output, invalid: Sequence[InvalidView]) -> None:
 @command(
     app, "check", flags=FLAGS, examples=("loradex adapter check ./medical-lora", "loradex adapter check ./x --base ./b")
 )
-def check(out: Output, target: Target, source: Source, base: Base = None) -> None:
+def check(out: Output, target: Target, source: Source, base: Base = None, allow_pickle: Pickle = False) -> None:
     """Say whether an adapter fits the base model, with every problem and its fix. Nothing is stored."""
-    report = target.adapters(base).check(target.place(source))
+    with out.progress() as progress:
+        progress("check", 0.0)
+        report = target.adapters(base, progress).check(target.place(source), allow_pickle=allow_pickle)
     if not report.ok and out.mode != "json":
         raise AdapterInvalid(f"The adapter at `{source}` cannot be served", report.problems)
     load = "unknown before the first one" if report.load_seconds is None else f"about {human_time(report.load_seconds)}"
@@ -186,7 +186,7 @@ def rollback(out: Output, target: Target, name: Name, mode: Mode = "drain") -> N
     app,
     "rm",
     flags=FLAGS,
-    examples=("loradex adapter rm medical", "loradex adapter rm medical --version 2"),
+    examples=("loradex adapter rm medical --version 2", "loradex adapter rm medical --alias canary"),
     hidden_alias="remove",
 )
 def rm(
@@ -194,10 +194,16 @@ def rm(
     target: Target,
     name: Name,
     version: Annotated[int | None, typer.Option("--version", metavar="N", help="Only this version.")] = None,
+    alias: Annotated[str, typer.Option("--alias", metavar="ALIAS", help="Only this alias; versions stay.")] = "",
 ) -> None:
-    """Remove an adapter with all its versions, or one version."""
-    target.adapters().remove(name, version)
-    removed = name if version is None else f"{name}@{version}"
+    """Remove an adapter with all its versions, or one version or alias."""
+    if alias and version is not None:
+        raise UsageFailed("Give either --version or --alias", hint=f"loradex adapter rm {name} --alias {alias}")
+    if alias:
+        target.adapters().remove_alias(name, alias)
+    else:
+        target.adapters().remove(name, version)
+    removed = f"{name}@{alias or version}" if alias or version is not None else name
     out.data({"removed": removed}, f"removed {removed}", quiet=[removed])
 
 

@@ -48,7 +48,10 @@ def convert(
     from loradex.adapters.formats.convert import convert as run
 
     folder = base or own_base(path)
-    done = run(path, to, where, read_model_info(folder) if folder else None, initial)
+    with out.progress() as progress:
+        progress("convert", 0.0)
+        info = read_model_info(folder) if folder else None
+        done = run(path, to, where, info, initial, lambda share: progress("convert", share))
     facts = [
         ("from", done.source),
         ("to", done.target),

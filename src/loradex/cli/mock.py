@@ -54,9 +54,11 @@ def mock(
 
     base = read_model_info(model)
     number = zlib.crc32(check_name(name).encode()) if seed is None else seed
-    lora = random_lora(base, rank, alpha=alpha or rank, modules=modules or (), scale=scale, seed=number)
     where = folder / name
-    size, notes = write_adapter(lora, form, where, base)
+    with out.progress() as progress:
+        progress("make", 0.0)
+        lora = random_lora(base, rank, alpha=alpha or rank, modules=modules or (), scale=scale, seed=number)
+        size, notes = write_adapter(lora, form, where, base)
     facts = [
         ("adapter", str(where)),
         ("format", form),

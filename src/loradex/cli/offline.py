@@ -77,6 +77,7 @@ class Offline:
         canary: float | None = None,
         sha256: str = "",
         defaults: Mapping[str, Any] | None = None,
+        told: Progress | None = None,
     ) -> Change:
         """Check and register a version. `mode` has no meaning here: nothing runs.
 
@@ -100,15 +101,15 @@ class Offline:
             defaults=Defaults.read(defaults) if defaults is not None else None,
             canary=canary,
             actor=_actor(),
-            told=self._progress,
+            told=told or self._progress,
         )
         return _change(ref, before)
 
-    def check(self, path: Path | str) -> Report:
+    def check(self, path: Path | str, *, allow_pickle: bool = False) -> Report:
         """Check the adapter at `path` against the base; nothing is registered."""
         with self._registry.fetched(str(path), self._limit, told=self._progress) as source:
             base = self._read_base(source.path)
-            found = self._registry.check(source.path, base, max_rank=self._rank)
+            found = self._registry.check(source.path, base, max_rank=self._rank, allow_pickle=allow_pickle)
         layers = found.adapter.layers if found.adapter is not None else {}
         return Report(
             ok=found.ok,

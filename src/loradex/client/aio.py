@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -14,9 +14,9 @@ from loradex.client import compare_wire, wire
 from loradex.client.answer import Answer, Piece
 from loradex.client.comparison import CompareEvent, Comparison
 from loradex.client.decision import Decision
-from loradex.client.jobs import AsyncJobs
+from loradex.client.jobs import AsyncJobs, Progress
 from loradex.client.packing import packed
-from loradex.client.reply import body, read, unreachable
+from loradex.client.reply import body, patience, read, unreachable
 from loradex.client.views import AdapterView, Change, HistoryEntry, Info, InvalidView, Job, Report, ResidentView
 from loradex.core.adapter import DEFAULT_ALIAS
 
@@ -173,7 +173,11 @@ class AsyncClient:
         """Make one call, with `content` in place of a JSON body, and read its reply."""
         try:
             reply = await self._http.request(
-                call.method, call.path, json=call.body, content=content, params=dict(call.params)
+                *(call.method, call.path),
+                json=call.body,
+                content=content,
+                params=dict(call.params),
+                timeout=patience(self._http.timeout, call),
             )
         except httpx.HTTPError as error:
             raise unreachable(self.url, error) from error
@@ -257,21 +261,25 @@ class AsyncAdapters:
         canary: float | None = None,
         sha256: str = "",
         defaults: Mapping[str, Any] | None = None,
+        told: Progress | None = None,
     ) -> Change:
         """Register the adapter at `path`, on the server's machine or an address, and serve it under `name`.
 
         With `drain`, running answers end on the version they began with; with `immediate` they switch too.
         With `canary`, the version gets that percentage of the requests, and the name goes on to mean what it means.
         With `sha256`, nothing but this digest, or an archive with this SHA-256, is accepted.
+        With `told`, it is done as a job, which may take as long as it will: `told` hears its stages and their progress.
 
         Raises:
             AdapterInvalid: it does not fit the base; `problems` has every reason.
             PathNotAllowed: the path or address lies outside what the server allows.
             Conflict: the name is taken and `replace` is false.
         """
-        return await self._client.send(
-            wire.add_adapter(name, str(path), wire.adding(mode, replace, allow_pickle, canary, sha256, defaults))
-        )
+        options = wire.adding(mode, replace, allow_pickle, canary, sha256, defaults)
+        call = wire.add_adapter(name, str(path), options)
+        if told is None:
+            return await self._client.send(call)
+        return await self._client.jobs.follow(await self._client.send(wire.begun(call)), told)
 
     async def upload(
         self,
@@ -284,18 +292,21 @@ class AsyncAdapters:
         canary: float | None = None,
         sha256: str = "",
         defaults: Mapping[str, Any] | None = None,
-        told: Callable[[str, float], None] | None = None,
+        told: Progress | None = None,
     ) -> Change:
         """Send the adapter at `path`, a folder, archive or GGUF file of this machine, and serve it under `name`.
 
-        The options are those of `add`; `told` is told how much has been sent. Raises what `add` does.
+        The options are those of `add`; `told` hears first how much has been sent. Raises what `add` does.
 
         Raises:
             FilesNotFound: there is nothing at `path`.
             BodyTooLarge: the server takes no adapter of this size.
         """
-        call = wire.upload(name, wire.adding(mode, replace, allow_pickle, canary, sha256, defaults))
-        return await self._client.send(call, _in_turn(packed(Path(path), told)))
+        options = wire.adding(mode, replace, allow_pickle, canary, sha256, defaults)
+        call, content = wire.upload(name, options), _in_turn(packed(Path(path), told))
+        if told is None:
+            return await self._client.send(call, content)
+        return await self._client.jobs.follow(await self._client.send(wire.begun(call), content), told)
 
     async def begin_add(
         self,
@@ -308,14 +319,17 @@ class AsyncAdapters:
         canary: float | None = None,
         sha256: str = "",
         defaults: Mapping[str, Any] | None = None,
+        upload: bool = False,
     ) -> Job:
-        """Do what `add` does as a job, and return that at once; `client.jobs` follows it."""
+        """Do what `add` does (with `upload`, once the files are sent) as a job; `client.jobs` follows it."""
         options = wire.adding(mode, replace, allow_pickle, canary, sha256, defaults)
-        return await self._client.send(wire.begin_add(name, str(path), options))
+        if upload:
+            return await self._client.send(wire.begun(wire.upload(name, options)), _in_turn(packed(Path(path))))
+        return await self._client.send(wire.begun(wire.add_adapter(name, str(path), options)))
 
-    async def check(self, path: Path | str) -> Report:
+    async def check(self, path: Path | str, *, allow_pickle: bool = False) -> Report:
         """Check the adapter at `path` against the base; nothing is registered."""
-        return await self._client.send(wire.check_adapter(str(path)))
+        return await self._client.send(wire.check_adapter(str(path), allow_pickle))
 
     async def promote(self, name: str, version: int, alias: str = DEFAULT_ALIAS, *, mode: str = "drain") -> Change:
         """Point an alias at a version. With the alias `default`, that is what the bare name means."""

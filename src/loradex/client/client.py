@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -13,9 +13,9 @@ from loradex.client import compare_wire, wire
 from loradex.client.answer import Answer, Piece
 from loradex.client.comparison import CompareEvent, Comparison
 from loradex.client.decision import Decision
-from loradex.client.jobs import Jobs
+from loradex.client.jobs import Jobs, Progress
 from loradex.client.packing import packed
-from loradex.client.reply import body, read, unreachable
+from loradex.client.reply import body, patience, read, unreachable
 from loradex.client.views import AdapterView, Change, HistoryEntry, Info, InvalidView, Job, Report, ResidentView
 from loradex.core.adapter import DEFAULT_ALIAS
 
@@ -169,7 +169,11 @@ class Client:
         """Make one call, with `content` in place of a JSON body, and read its reply."""
         try:
             reply = self._http.request(
-                call.method, call.path, json=call.body, content=content, params=dict(call.params)
+                *(call.method, call.path),
+                json=call.body,
+                content=content,
+                params=dict(call.params),
+                timeout=patience(self._http.timeout, call),
             )
         except httpx.HTTPError as error:
             raise unreachable(self.url, error) from error
@@ -253,21 +257,25 @@ class Adapters:
         canary: float | None = None,
         sha256: str = "",
         defaults: Mapping[str, Any] | None = None,
+        told: Progress | None = None,
     ) -> Change:
         """Register the adapter at `path`, on the server's machine or an address, and serve it under `name`.
 
         With `drain`, running answers end on the version they began with; with `immediate` they switch too.
         With `canary`, the version gets that percentage of the requests, and the name goes on to mean what it means.
         With `sha256`, nothing but this digest, or an archive with this SHA-256, is accepted.
+        With `told`, it is done as a job, which may take as long as it will: `told` hears its stages and their progress.
 
         Raises:
             AdapterInvalid: it does not fit the base; `problems` has every reason.
             PathNotAllowed: the path or address lies outside what the server allows.
             Conflict: the name is taken and `replace` is false.
         """
-        return self._client.send(
-            wire.add_adapter(name, str(path), wire.adding(mode, replace, allow_pickle, canary, sha256, defaults))
-        )
+        options = wire.adding(mode, replace, allow_pickle, canary, sha256, defaults)
+        call = wire.add_adapter(name, str(path), options)
+        if told is None:
+            return self._client.send(call)
+        return self._client.jobs.follow(self._client.send(wire.begun(call)), told)
 
     def upload(
         self,
@@ -280,18 +288,21 @@ class Adapters:
         canary: float | None = None,
         sha256: str = "",
         defaults: Mapping[str, Any] | None = None,
-        told: Callable[[str, float], None] | None = None,
+        told: Progress | None = None,
     ) -> Change:
         """Send the adapter at `path`, a folder, archive or GGUF file of this machine, and serve it under `name`.
 
-        The options are those of `add`; `told` is told how much has been sent. Raises what `add` does.
+        The options are those of `add`; `told` hears first how much has been sent. Raises what `add` does.
 
         Raises:
             FilesNotFound: there is nothing at `path`.
             BodyTooLarge: the server takes no adapter of this size.
         """
-        call = wire.upload(name, wire.adding(mode, replace, allow_pickle, canary, sha256, defaults))
-        return self._client.send(call, packed(Path(path), told))
+        options = wire.adding(mode, replace, allow_pickle, canary, sha256, defaults)
+        call, content = wire.upload(name, options), packed(Path(path), told)
+        if told is None:
+            return self._client.send(call, content)
+        return self._client.jobs.follow(self._client.send(wire.begun(call), content), told)
 
     def begin_add(
         self,
@@ -304,14 +315,17 @@ class Adapters:
         canary: float | None = None,
         sha256: str = "",
         defaults: Mapping[str, Any] | None = None,
+        upload: bool = False,
     ) -> Job:
-        """Do what `add` does as a job, and return that at once; `client.jobs` follows it."""
+        """Do what `add` does (with `upload`, once the files are sent) as a job; `client.jobs` follows it."""
         options = wire.adding(mode, replace, allow_pickle, canary, sha256, defaults)
-        return self._client.send(wire.begin_add(name, str(path), options))
+        if upload:
+            return self._client.send(wire.begun(wire.upload(name, options)), packed(Path(path)))
+        return self._client.send(wire.begun(wire.add_adapter(name, str(path), options)))
 
-    def check(self, path: Path | str) -> Report:
+    def check(self, path: Path | str, *, allow_pickle: bool = False) -> Report:
         """Check the adapter at `path` against the base; nothing is registered."""
-        return self._client.send(wire.check_adapter(str(path)))
+        return self._client.send(wire.check_adapter(str(path), allow_pickle))
 
     def promote(self, name: str, version: int, alias: str = DEFAULT_ALIAS, *, mode: str = "drain") -> Change:
         """Point an alias at a version. With the alias `default`, that is what the bare name means."""

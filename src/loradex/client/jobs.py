@@ -6,17 +6,21 @@ import asyncio
 import builtins
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol, TypeVar
 
 from loradex.client import wire
-from loradex.client.views import Job
+from loradex.client.views import Change, Job
+from loradex.errors import Conflict, LoradexError, ServerUnreachable
 
 T = TypeVar("T")
 
-LOOK_SECONDS = 0.2
-"""How often a job that is waited for is looked at."""
+FIRST_SECONDS, LOOK_SECONDS = 0.02, 0.5
+"""How soon a job that is waited for is looked at again: at first, and once it takes long."""
 
 Told = Callable[[Job], None]
+Progress = Callable[[str, float], None]
+"""Told a stage, and the share of it that is done."""
 
 
 class _Send(Protocol):
@@ -29,6 +33,20 @@ class _AsyncSend(Protocol):
 
 def _ignore(job: Job) -> None:
     pass
+
+
+def _later(pause: float) -> float:
+    return min(LOOK_SECONDS, 1.5 * pause)
+
+
+def _result(job: Job) -> Change:
+    if job.error is not None:
+        raise job.error
+    if job.state == "cancelled":
+        raise Conflict(f"The job `{job.id}` was cancelled", hint="Nothing of it is left: begin it again")
+    if job.result is None:
+        raise ServerUnreachable("The server's reply is not in the form of a Loradex server")
+    return job.result
 
 
 class Jobs:
@@ -51,10 +69,26 @@ class Jobs:
 
     def wait(self, job_id: str, *, told: Told = _ignore) -> Job:
         """Return a job when it has ended; meanwhile `told` what it does."""
+        pause = FIRST_SECONDS
         while not (job := self.get(job_id)).ended:
             told(job)
-            time.sleep(LOOK_SECONDS)
+            time.sleep(pause)
+            pause = _later(pause)
         return job
+
+    def follow(self, job: Job, told: Progress) -> Change:
+        """Return what a job did, as if its verb had been waited for; an interrupt of the waiting cancels it.
+
+        Raises:
+            LoradexError: what the verb raises.
+            Conflict: it was cancelled.
+        """
+        try:
+            return _result(self.wait(job.id, told=lambda seen: told(seen.stage, seen.progress)))
+        except KeyboardInterrupt:
+            with suppress(LoradexError):
+                self.cancel(job.id)
+            raise
 
 
 class AsyncJobs:
@@ -77,7 +111,23 @@ class AsyncJobs:
 
     async def wait(self, job_id: str, *, told: Told = _ignore) -> Job:
         """Return a job when it has ended; meanwhile `told` what it does."""
+        pause = FIRST_SECONDS
         while not (job := await self.get(job_id)).ended:
             told(job)
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(pause)
+            pause = _later(pause)
         return job
+
+    async def follow(self, job: Job, told: Progress) -> Change:
+        """Return what a job did, as if its verb had been waited for; to cancel the waiting cancels it.
+
+        Raises:
+            LoradexError: what the verb raises.
+            Conflict: it was cancelled.
+        """
+        try:
+            return _result(await self.wait(job.id, told=lambda seen: told(seen.stage, seen.progress)))
+        except asyncio.CancelledError:
+            with suppress(LoradexError):
+                await asyncio.shield(self.cancel(job.id))
+            raise

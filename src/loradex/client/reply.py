@@ -15,6 +15,12 @@ T = TypeVar("T")
 _OTHERS = "With vLLM, `run`, `adapter ls`, `add`, `rm`, `hotfix-test` and `bench` work; the rest needs `loradex serve`"
 
 
+def patience(usual: httpx.Timeout, call: wire.Call[Any]) -> httpx.Timeout:
+    """Return how long a call may take: longer than usual where the server was asked to wait."""
+    read = None if usual.read is None else usual.read + call.seconds
+    return httpx.Timeout(read, connect=usual.connect)
+
+
 def body(reply: httpx.Response) -> Any:
     """Return the JSON of a reply, or its text where it is none."""
     try:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from loradex.client.jobs import Progress
 from loradex.client.views import AdapterView, Change, InvalidView, VersionView
 from loradex.client.wire import Call
 from loradex.errors import AdapterNotFound, Conflict, LoradexError, NotFound, ServerUnreachable, Unsupported
@@ -81,11 +82,12 @@ class VllmAdapters:
         canary: float | None = None,
         sha256: str = "",
         defaults: Mapping[str, Any] | None = None,
+        told: Progress | None = None,
     ) -> Change:
         """Load the adapter at `path`, on the server's machine, under `name`; in place of one that is there.
 
         Whatever `mode` says, answers under way switch to the new weights; the change's `notes` say so. `allow_pickle`
-        has no meaning: vLLM always reads `.bin` files.
+        has no meaning: vLLM always reads `.bin` files. Nor has `told`: it says nothing before it is done.
 
         Raises:
             Conflict: the name is taken and `replace` is false.

@@ -42,6 +42,8 @@ class Call(Generic[T]):
     read: Callable[[Any, Mapping[str, str]], T]
     body: Mapping[str, Any] | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    """That the server was asked to wait, beside what it takes to answer."""
 
 
 def check_url(url: str) -> str:
@@ -186,10 +188,9 @@ def upload(name: str, options: Mapping[str, Any]) -> Call[Change]:
     return Call("PUT", _path("adapters", name, "files"), _read_change, params={**options, **written})
 
 
-def begin_add(name: str, path: str, options: Mapping[str, Any]) -> Call[Job]:
-    """Begin what `add_adapter` does."""
-    call = add_adapter(name, path, options)
-    return Call(call.method, call.path, _read_job, call.body, {"wait": "false"})
+def begun(call: Call[Change]) -> Call[Job]:
+    """Begin what a call does, as a job."""
+    return Call(call.method, call.path, _read_job, call.body, {**call.params, "wait": "false"})
 
 
 def configure(name: str, defaults: Mapping[str, Any], version: int | None) -> Call[AdapterView]:
@@ -213,9 +214,10 @@ def cancel_job(job_id: str) -> Call[Job]:
     return Call("DELETE", _path("jobs", job_id), _read_job)
 
 
-def check_adapter(path: str) -> Call[Report]:
+def check_adapter(path: str, allow_pickle: bool) -> Call[Report]:
     """Check files against the base without registering them."""
-    return Call("POST", "/api/adapters:check", _read_report, {"path": path})
+    asked = {"path": path, **({"allow_pickle": True} if allow_pickle else {})}
+    return Call("POST", "/api/adapters:check", _read_report, asked)
 
 
 def promote(name: str, version: int, alias: str, mode: str) -> Call[Change]:
@@ -279,7 +281,8 @@ def load(adapter: str) -> Call[Change]:
 
 def unload(name: str, mode: str, timeout: float) -> Call[None]:
     """Free an adapter's slot; its name goes on to exist."""
-    return Call("DELETE", _path("resident", name), _read_nothing, params={"mode": mode, "timeout": timeout})
+    params = {"mode": mode, "timeout": timeout}
+    return Call("DELETE", _path("resident", name), _read_nothing, params=params, seconds=timeout)
 
 
 def pin(adapter: str) -> Call[Change]:

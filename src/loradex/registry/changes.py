@@ -177,7 +177,8 @@ def drop(connection: Connection, name: str, version: int | None, actor: str) -> 
     if pointing := [alias for alias, number in before.aliases.items() if number == version]:
         raise Conflict(
             f"The alias `{pointing[0]}` points to version {version} of `{name}`",
-            hint=f"Point it elsewhere with `loradex adapter promote {name} VERSION --alias {pointing[0]}` first",
+            hint=f"First point it elsewhere with `loradex adapter promote {name} VERSION --alias {pointing[0]}`, "
+            f"or remove it with `loradex adapter rm {name} --alias {pointing[0]}`",
         )
     if version in before.canary:
         raise Conflict(

@@ -73,7 +73,8 @@ async def check_adapter(
 ) -> ReportReply:
     """Say whether the adapter at a path could be served, and every reason why not. Registers nothing."""
     response.headers.update(ignored(body, config.strict))
-    return ReportReply.of(await attended(request.receive, service.adapters.check(body.path)))
+    check = service.adapters.check(body.path, allow_pickle=body.allow_pickle)
+    return ReportReply.of(await attended(request.receive, check))
 
 
 @router.get("/adapters/{name}", dependencies=INFER, responses=refusals(400, 404))

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
+from loradex.engine.base import Progress
 from loradex.errors import InvalidRequest, RegistryFailed
 from loradex.registry.sources.fetch import Upload
 from loradex.server.auth import Actor, may_admin
 from loradex.server.errors import ClientGone
+from loradex.server.jobs import LATER, Verbs
 from loradex.server.state import TheService, refusals
 from loradex.server.wire.defaults import DefaultsBody
 from loradex.server.wire.verbs import ChangeReply, Mode
+from loradex.service.views import Change
 
 router = APIRouter(prefix="/api", tags=["Adapters"])
 
@@ -34,7 +38,8 @@ _BODY = {
 @router.put(
     "/adapters/{name}/files",
     dependencies=[Depends(may_admin)],
-    responses=refusals(400, 403, 409, 503),
+    response_model=ChangeReply,
+    responses={**LATER, **refusals(400, 403, 409, 503)},
     openapi_extra=_BODY,
 )
 async def upload_adapter(
@@ -42,31 +47,40 @@ async def upload_adapter(
     request: Request,
     service: TheService,
     actor: Actor,
+    verbs: Verbs,
     mode: Mode = "drain",
     replace: bool = True,
     allow_pickle: bool = False,
     sha256: str = "",
     canary: Annotated[float | None, Query(ge=0, lt=100)] = None,
     defaults: Annotated[str, Query(description="What requests for it may leave out, as JSON")] = "",
-) -> ChangeReply:
+) -> ChangeReply | Response:
     """Register the adapter in the body as the next version of `name`: a zip, tar or tar.gz of its folder, or GGUF.
 
-    It is checked, registered, loaded and served as if it had been added from a folder.
+    It is checked, registered, loaded and served as if it had been added from a folder; as a job, once it is here.
     """
-    with service.registry.receiving() as folder:
+    given = _read(defaults).defaults() if defaults else None
+    with ExitStack() as stack:
+        folder = stack.enter_context(service.registry.receiving())
         upload = await _received(request, folder / "upload")
-        change = await service.adapters.add(
-            name,
-            upload,
-            mode=mode,
-            replace=replace,
-            allow_pickle=allow_pickle,
-            sha256=sha256,
-            canary=canary,
-            defaults=_read(defaults).defaults() if defaults else None,
-            actor=actor,
-        )
-    return ChangeReply.of(change)
+        received = stack.pop_all()  # the files are needed until the verb ends, which may be after the reply
+
+    async def work(progress: Progress) -> Change:
+        with received:
+            return await service.adapters.add(
+                name,
+                upload,
+                mode=mode,
+                replace=replace,
+                allow_pickle=allow_pickle,
+                sha256=sha256,
+                canary=canary,
+                defaults=given,
+                actor=actor,
+                progress=progress,
+            )
+
+    return await verbs.carry_out("add", name, work)
 
 
 def _read(defaults: str) -> DefaultsBody:

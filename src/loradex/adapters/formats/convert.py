@@ -12,6 +12,7 @@ from loradex.adapters.files import AdapterFiles
 from loradex.adapters.formats.detect import ForeignFiles, Format, find_adapter
 from loradex.adapters.formats.edge import read_edge, write_edge
 from loradex.adapters.formats.gguf import read_gguf, write_gguf
+from loradex.adapters.formats.initial import Told
 from loradex.adapters.formats.lora import Lora
 from loradex.adapters.formats.nemo import read_nemo
 from loradex.adapters.formats.nemo_writer import write_nemo
@@ -56,11 +57,19 @@ def read_foreign(form: Format, parts: Mapping[str, Path], base: ModelInfo | None
     return read_nemo(first, parts) if form == "nemo" else read_gguf(first, base)
 
 
-def convert(source: Path, target: Format, out: Path, base: ModelInfo | None, initial: Path | None = None) -> Converted:
+def convert(
+    source: Path,
+    target: Format,
+    out: Path,
+    base: ModelInfo | None,
+    initial: Path | None = None,
+    told: Told = lambda share: None,
+) -> Converted:
     """Read the adapter at `source` and write it in another format to `out`, which must not be there yet.
 
     `out` becomes a folder, or a file where its name ends as files of that format do. What PEFT trained on changed base
     weights is made plain, by those of `base` or by `initial`: the folder of the adapter as it was before training.
+    `told` is told how much of that is done, from 0 to 1.
 
     Raises:
         FilesNotFound: there is no adapter at `source`.
@@ -72,7 +81,7 @@ def convert(source: Path, target: Format, out: Path, base: ModelInfo | None, ini
     if out.exists():
         raise Conflict(f"{out} exists already", hint="Name a folder or file that is not there yet")
     found = find_adapter(source)
-    lora = _read(found, base, initial)
+    lora = _read(found, base, initial, told)
     size, notes = write_adapter(lora, target, out, base)
     form: Format = found.format if isinstance(found, ForeignFiles) else "peft"
     return Converted(form, target, out, len(lora.pairs), lora.parameters, size, tuple(notes))
@@ -109,12 +118,12 @@ def read_lora(source: Path, base: ModelInfo | None = None) -> Lora:
         FilesNotFound: there is none at `source`.
         AdapterInvalid: it cannot be read, or is more than low-rank pairs; lists every reason.
     """
-    return _read(find_adapter(source), base, None)
+    return _read(find_adapter(source), base, None, lambda share: None)
 
 
-def _read(found: AdapterFiles | ForeignFiles, base: ModelInfo | None, initial: Path | None) -> Lora:
+def _read(found: AdapterFiles | ForeignFiles, base: ModelInfo | None, initial: Path | None, told: Told) -> Lora:
     if isinstance(found, AdapterFiles):
-        return read_peft(found.folder, None if base is None else Path(base.path), initial)
+        return read_peft(found.folder, None if base is None else Path(base.path), initial, told)
     try:
         return read_foreign(found.format, found.parts, base)
     except OSError as error:

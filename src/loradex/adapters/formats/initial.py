@@ -22,6 +22,7 @@ from loradex.adapters.listing import listed
 from loradex.errors import AdapterInvalid, Problem
 
 Matrix = NDArray[np.float64]
+Told = Callable[[float], None]
 
 
 def without_initial(lora: Lora, initial: Mapping[str, Pair]) -> Lora:
@@ -40,8 +41,10 @@ def without_initial(lora: Lora, initial: Mapping[str, Pair]) -> Lora:
     return replace(lora, pairs={module: _less(pair, initial[module]) for module, pair in lora.pairs.items()})
 
 
-def initial_pairs(lora: Lora, method: str, base: Path) -> dict[str, Pair]:
+def initial_pairs(lora: Lora, method: str, base: Path, told: Told = lambda share: None) -> dict[str, Pair]:
     """Return the pairs with which training began, worked out from the weights of the model in the folder `base`.
+
+    `told` is told how much is done, from 0 to 1: the weights of a large model take minutes.
 
     Raises:
         ConfigInvalid: there is no model that can be read.
@@ -58,7 +61,11 @@ def initial_pairs(lora: Lora, method: str, base: Path) -> dict[str, Pair]:
         what = f"The base model at {base} has no weights for {listed(missing)}"
         fix = "Name the base on which it was trained"
         raise AdapterInvalid("The adapter cannot be made plain", [Problem("unknown_modules", what, fix)])
-    return {module: make(pair, _weight(places[module])) for module, pair in lora.pairs.items()}
+    found: dict[str, Pair] = {}
+    for module, pair in lora.pairs.items():
+        found[module] = make(pair, _weight(places[module]))
+        told(len(found) / len(lora.pairs))
+    return found
 
 
 def _pissa(pair: Pair, weight: Matrix) -> Pair:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loradex.adapters.files import CONFIG, WEIGHTS, find_files
-from loradex.adapters.formats.initial import initial_pairs, without_initial
+from loradex.adapters.formats.initial import Told, initial_pairs, without_initial
 from loradex.adapters.formats.lora import Lora, Pair
 from loradex.adapters.formats.safetensors_file import read_safetensors, write_safetensors
 from loradex.adapters.keys import Key, kind
@@ -29,11 +29,13 @@ _SAID_BY_PAIRS = frozenset(
 )
 
 
-def read_peft(folder: Path, base: Path | None = None, initial: Path | None = None) -> Lora:
+def read_peft(
+    folder: Path, base: Path | None = None, initial: Path | None = None, told: Told = lambda share: None
+) -> Lora:
     """Read an adapter as PEFT saves it.
 
     One whose training began on changed base weights is made plain, which takes the folder of the base or that of the
-    adapter as it was before training.
+    adapter as it was before training; `told` is told how much of that is done, from 0 to 1.
 
     Raises:
         FilesNotFound: there is none in the folder.
@@ -42,7 +44,7 @@ def read_peft(folder: Path, base: Path | None = None, initial: Path | None = Non
     lora, method = _read(folder, plain=base is None and initial is None)
     if initial is not None:
         return without_initial(lora, _read(initial, plain=False)[0].pairs)
-    return without_initial(lora, initial_pairs(lora, method, base)) if method and base is not None else lora
+    return without_initial(lora, initial_pairs(lora, method, base, told)) if method and base is not None else lora
 
 
 def _read(folder: Path, *, plain: bool) -> tuple[Lora, str]:

@@ -47,6 +47,7 @@ class CheckBody(Body):
     """Check the adapter at `path` without registering it."""
 
     path: FolderPath
+    allow_pickle: bool = False
 
 
 class PromoteBody(Body):
