@@ -148,7 +148,10 @@ def sentencepiece() -> Tokenizer:
     return tokenizer
 
 
-def test_tokens_with_spaces_and_bytes_are_understood_and_those_beyond_the_tokenizer_forbidden() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_tokens_with_spaces_and_bytes_are_understood_and_those_beyond_the_tokenizer_forbidden(
+    dtype: torch.dtype,
+) -> None:
     tokenizer = sentencepiece()
     width = tokenizer.get_vocab_size() + 50
     held = Constraints(tokenizer, width, (0,))
@@ -159,14 +162,19 @@ def test_tokens_with_spaces_and_bytes_are_understood_and_those_beyond_the_tokeni
         sequence.constraint = held.begin(grammar)
         for piece in taken:
             sequence.constraint.take(vocab[piece])
-        found = set()
-        for _ in range(width):
-            logits = torch.zeros(2, width)
+        drawn = Sequence("d", [1], 1, Sampling(temperature=1.0), constraint=sequence.constraint)
+        found, by_chance = set(), set()
+        for seed in range(width):
+            logits = torch.zeros(3, width, dtype=dtype)
             logits[0, [vocab[piece] for piece in found]] = -1.0
-            choice, free = sample(logits, [sequence, Sequence("t", [1], 1, Sampling(temperature=0.0))], (0,))
+            drawn.seed = seed
+            rows = [sequence, Sequence("t", [1], 1, Sampling(temperature=0.0)), drawn]
+            choice, free, chance = sample(logits, rows, (0,))
+            by_chance.add(tokenizer.id_to_token(chance.token))
             assert free.token == 0
             piece = tokenizer.id_to_token(choice.token)
             if piece is None or piece in found:
+                assert by_chance <= found
                 return found
             found.add(piece)
         return found

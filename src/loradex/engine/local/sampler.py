@@ -101,11 +101,17 @@ def _hold(rows: Rows[tuple[torch.Tensor, Constraint]]) -> None:
     """Forbid, in place, what the form of some rows does not allow. On a card the masks are made while it computes."""
     if not rows:
         return
+    first, _ = rows[0]
     words = masks([constraint for _, constraint in rows])
-    bits = np.unpackbits(~words.view(np.uint8), axis=1, count=rows[0][0].shape[-1], bitorder="little")
-    forbidden = torch.from_numpy(bits.view(np.bool_)).to(rows[0][0].device)
-    for (row, _), own in zip(rows, forbidden, strict=True):
-        row.masked_fill_(own, FORBIDDEN)
+    bits = np.unpackbits(~words.view(np.uint8), axis=1, count=first.shape[-1], bitorder="little").view(np.bool_)
+    if first.device.type != "cpu":
+        for (row, _), own in zip(rows, torch.from_numpy(bits).to(first.device), strict=True):
+            row.masked_fill_(own, FORBIDDEN)
+        return
+    # Not by torch, which shares a row out among threads and waits for them. NumPy has no bfloat16, but its bits.
+    for (row, _), own in zip(rows, bits, strict=True):
+        whole = torch.int16 if row.itemsize == 2 else torch.int32
+        np.putmask(row.view(whole).numpy(), own, torch.tensor(FORBIDDEN, dtype=row.dtype).view(whole).numpy())
 
 
 def _draw(logits: torch.Tensor, sequences: Rows[Sequence]) -> torch.Tensor:
