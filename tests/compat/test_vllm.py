@@ -66,14 +66,17 @@ def ours(tmp_path: Path) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture
-def theirs(tmp_path: Path) -> Iterator[str]:
-    vllm, server = peer("vllm_cpu"), peer("server")
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    vllm, server, options = peer("vllm_cpu"), peer("server"), peer("options")
     port = server.free_port()
-    command = [*vllm.vllm_command(PYTHON, DEMO / "base", {"legal": ADAPTERS["legal"]}, 8, 16, port), "--enforce-eager"]
-    command += ["--max-loras", "4", "--max-cpu-loras", "8", "--max-model-len", "512"]
+    given = options.read(options.parser(None).parse_args(["--model", str(DEMO), "--batch", "8"]), "vllm")
+    command = vllm.vllm_command(PYTHON, DEMO / "base", {"legal": ADAPTERS["legal"]}, given, port)
+    command += ["--enforce-eager", "--max-loras", "4", "--max-cpu-loras", "8", "--max-model-len", "512"]
     extra = vllm.surroundings(PYTHON) | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    with server.serving(command, port, tmp_path / "vllm.log", extra) as url:
+    # On a busy machine its threads, each bound to a core, wait for one another at every operation.
+    extra |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+    with server.serving(command, port, tmp_path_factory.mktemp("vllm") / "vllm.log", extra) as url:
         yield url
 
 
@@ -94,6 +97,49 @@ def test_its_load_client_completes_on_our_server_with_adapters(ours: str, tmp_pa
         assert re.search(
             rf'^loradex_requests_total{{adapter="{name}",.*outcome="length".*}} [1-9]', counted, re.MULTILINE
         )
+
+
+def figures(choice: dict[str, Any]) -> dict[str, Any]:
+    """What a choice says of its tokens; alternatives by their values alone, since like ones come in any order."""
+    told = choice.get("logprobs") or {}
+    tops = [top and sorted(top.values()) for top in told.get("top_logprobs", ())]
+    stood = [
+        each and {token: at["logprob"] for token, at in each.items()} for each in choice.get("prompt_logprobs") or ()
+    ]
+    names = ("tokens", "text_offset", "token_logprobs")
+    return {"text": choice["text"], "tops": tops, "prompt": stood} | {name: told.get(name) for name in names}
+
+
+def near(value: Any) -> Any:
+    """Return what is equal to a value whose numbers are close to these: both compute in bfloat16, each in its way."""
+    if isinstance(value, dict):
+        return {key: near(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [near(each) for each in value]
+    return pytest.approx(value, abs=0.2) if isinstance(value, float) else value
+
+
+def test_prompts_are_scored_in_its_words(theirs: str, ours: str) -> None:
+    bodies: list[dict[str, Any]] = [
+        {"prompt": "What is a lease?", "echo": True, "logprobs": 2, "max_tokens": 0},
+        {"prompt": [[300, 301, 302], [400, 401]], "echo": True, "logprobs": 1, "max_tokens": 1},
+        {"prompt": "What is a lease?", "prompt_logprobs": 0, "logprobs": 2, "max_tokens": 1},
+        {"prompt": "What is a lease?", "echo": True, "logprobs": 2, "max_tokens": 2, "stream": True},
+    ]
+    for body in bodies:
+        replies = []
+        for url in (theirs, ours):
+            asked = {"model": "legal", "temperature": 0, **body}
+            reply = httpx.post(f"{url}/v1/completions", json=asked, timeout=600, trust_env=False)
+            assert reply.status_code == 200, reply.text
+            lines = [line.removeprefix("data: ") for line in reply.text.splitlines() if line.startswith("data: {")]
+            chunks = [json.loads(line) for line in lines] if "stream" in body else [reply.json()]
+            replies.append([choice for chunk in chunks for choice in chunk["choices"]])
+        its, own = replies
+        said = {name for name, value in its[0].items() if value is not None}
+        assert set(own[0]) >= said - {"prompt_token_ids"}, body  # which it also puts into a stream that asked for none
+        # The end of a stream comes in a chunk of its own here.
+        assert [figures(each) for each in its] == [near(figures(each)) for each in own][: len(its)], body
 
 
 def said(*words: object) -> subprocess.CompletedProcess[str]:
