@@ -254,8 +254,8 @@ def _checked(key: str, raw: Any, source: str) -> Any:
             raw = _pairs(raw)
         value = TypeAdapter(KEYS[key]).validate_python(raw)
         return _in_range(key, value)
-    except ValidationError as error:
-        raise ConfigInvalid(f"`{key}` is {shown!r} ({where}): {error.errors()[0]['msg']}", param=key) from error
+    except ValidationError as error:  # not as the cause: the message has all of it that is for people
+        raise ConfigInvalid(f"`{key}` is {shown!r} ({where}): {error.errors()[0]['msg']}", param=key) from None
     except ValueError as error:
         raise ConfigInvalid(f"`{key}` is {shown!r} ({where}): {error}", param=key) from error
 

@@ -73,7 +73,9 @@ def explained(error: BaseException) -> Explained:
     if problems:
         message = message.removesuffix("; ".join(str(problem) for problem in problems)).rstrip(": ")
     cause = error.__cause__
-    why = _reason(cause) if cause is not None else inspect.getdoc(type(error)) or ""
+    why = _reason(cause) if cause is not None else ""
+    if not why or " ".join(why.split()) in " ".join(message.split()):  # what was said already is no reason
+        why = inspect.getdoc(type(error)) or ""
     return Explained(error.code, message, why.partition("\n\n")[0].replace("\n", " "), error.hint, problems)
 
 

@@ -15,6 +15,7 @@ import typer
 from loradex.cli.command import Flag, command
 from loradex.cli.errors import UsageFailed
 from loradex.cli.output import Output, grid, human_size
+from loradex.engine.built import within
 from loradex.errors import ConfigInvalid
 from loradex.settings import Settings
 
@@ -87,7 +88,9 @@ def infer(
 
     given = Options(read_pairs(lora_weights or ()), batch_size, max_generate_length, num_logprobs, strict)
     file = read_input(input_file, given)
-    for note in file.notes:
+    most = within(replace(settings.engine, model=engine_dir)).max_num_seqs
+    few = (f"batches of {file.batch_size} are computed {most} at a time: the engine takes no more",)
+    for note in (*file.notes, *(few if file.batch_size > most else ())):
         out.say(f"note: {note}", style="yellow")
     with out.progress() as progress:
         run = _run(settings, engine_dir, file, given.adapters, _Job(warmup, seed), progress)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from loradex.errors import AdapterInvalid, LoradexError, Problem
+from loradex.errors import AdapterInvalid, LoradexError, NotFound, Problem
 
 _FLAG = re.compile(r"`--([a-z][a-z-]*)(?: ([^`]+))?`")
 
@@ -25,7 +25,7 @@ def in_arguments() -> Iterator[None]:
 
 
 def _said(text: str) -> str:
-    text = _FLAG.sub(_argument, text)
+    text = _FLAG.sub(_argument, text).replace(NotFound.default_hint, "Give it as a `LoRARequest` with its path")
     return text.replace("Serve with ", "Make the `LLM` with ").replace("serve with ", "make the `LLM` with ")
 
 

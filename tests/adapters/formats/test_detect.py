@@ -37,6 +37,14 @@ def test_formats_are_known_by_their_files(
     assert dict(found.parts) == {part: tmp_path / part for part in parts}
 
 
+@pytest.mark.parametrize("beside", ["adapter_config.json", EDGE])
+def test_a_file_that_is_not_there_is_looked_for_beside(tmp_path: Path, beside: str) -> None:
+    (tmp_path / beside).write_bytes(b"x")
+    with pytest.raises(FilesNotFound, match=r"adapter\.safetensors: it does not exist") as missing:
+        find_adapter(tmp_path / "adapter.safetensors")
+    assert str(tmp_path) in missing.value.hint
+
+
 def test_peft_comes_first(tmp_path: Path) -> None:
     make_adapter(tmp_path)
     (tmp_path / "a.gguf").write_bytes(b"x")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from loradex.adapters.files import WEIGHTS, AdapterFiles, find_files
+from loradex.adapters.files import CONFIG, WEIGHTS, AdapterFiles, find_files
 from loradex.errors import FilesNotFound
 
 Format = Literal["peft", "edge", "gguf", "nemo"]
@@ -47,6 +47,9 @@ def find_adapter(path: Path) -> AdapterFiles | ForeignFiles:
     """
     try:
         found = _foreign_file(path) if path.is_file() else _foreign_folder(path) if path.is_dir() else None
+        if not path.exists() and any((path.parent / name).is_file() for name in (CONFIG, EDGE_WEIGHTS)):
+            hint = f"Give its folder, {path.parent}, which holds an adapter"
+            raise FilesNotFound(f"No adapter at {path}: it does not exist", hint=hint)
     except (OSError, ValueError) as error:  # a name too long, a null byte, no permission
         raise FilesNotFound(f"No adapter at {str(path)[:200]!r}: {error}") from error
     return found or find_files(path.parent if path.name == WEIGHTS and path.is_file() else path)

@@ -123,7 +123,12 @@ def find(model: str, revision: str | None) -> Path:
         return folder
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=PATTERNS))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except HFValidationError:  # no name that a repository could have: a path was meant
+        raise ConfigInvalid(
+            f"The model {model!r} is neither a folder nor a repository: there is nothing at {folder.resolve()}",
+            hint="Check the path",
+        ) from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ConfigInvalid(
             f"The model {model!r} is neither a folder nor a repository that can be read: {error}",
             hint="Check the spelling of the path or id, and the network",

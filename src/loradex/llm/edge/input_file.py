@@ -15,6 +15,7 @@ from loradex.llm.edge.request import KNOWN, Refused, Request, read_request, read
 MAX_BATCH: Final = 16
 """What TensorRT-Edge-LLM takes; here an engine's own limit counts."""
 
+_SHAPE: Final = 'Write it like {"requests": [{"messages": [{"role": "user", "content": "..."}]}]}'
 _SAMPLING: Final = ("temperature", "top_p", "top_k", "max_generate_length", "logit_bias", "num_logprobs")
 _READ: Final = frozenset(
     {
@@ -80,7 +81,7 @@ def read_input(path: Path, options: Options) -> InputFile:
     common = data | {name: value for name, value in given.items() if value is not None}
     listed = common.get("requests")
     if not isinstance(listed, list):
-        raise InvalidRequest("'requests' array not found in input file", hint="", param="requests")
+        raise InvalidRequest("'requests' array not found in input file", hint=_SHAPE, param="requests")
     batch = _batch_size(common, strict=options.strict)
     adapters, broken = _adapters(path, common, options)
     only = next(iter(options.adapters)) if len(options.adapters) == 1 else None
@@ -98,7 +99,7 @@ def _object(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{path} is not JSON: {error}", hint="Correct that place") from error
     if not isinstance(data, dict):
-        raise InvalidRequest("'requests' array not found in input file", hint="", param="requests")
+        raise InvalidRequest("'requests' array not found in input file", hint=_SHAPE, param="requests")
     return data
 
 
