@@ -91,7 +91,7 @@ async def test_an_engine_attends_decodes_by_the_kernel(device, family, running: 
     made = family("gemma2")
     async with running(made) as engine:
         runner = engine._loop._runner  # the thread is idle: nothing was submitted
-        runner.graphs = None
+        runner.recorded = None
         compiled.compile_attention(runner.model, runner.block_size)
         prefill, decode = decodes(made, [None, 0])
         runner.logits(prefill)

@@ -2,51 +2,26 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 
-from loradex.core.mix import Mix
-from loradex.core.sampling import Sampling
 from loradex.engine.local import compiled
 from loradex.engine.local.blocks import Blocks
 from loradex.engine.local.graphs import SHARERS, sizes
-from loradex.engine.local.plan import Chunk, StepPlan
+from loradex.engine.local.plan import Chunk
 from loradex.engine.local.runner import Runner
-from loradex.engine.local.sequence import Sequence
 
-from .tiny import DEVICES, Family, Running
+from .tiny import DEVICES, Running, sequences, steps
 
 ROWS = 4
 
 
-def sequences(made: Family, mixes: list[list[int]]) -> list[Sequence]:
-    """Return a sequence for each mix of adapters, with its own blocks and length."""
-    chance = random.Random(5)
-    found = []
-    for i, adapters in enumerate(sorted(mixes)):
-        tokens = [chance.randrange(256) for _ in range(6 + 3 * i)]
-        mix = Mix(tuple((made.adapters[adapter].digest, 0.5 + adapter) for adapter in adapters))
-        found.append(Sequence(str(i), tokens, len(tokens), Sampling(), mix, blocks=[2 * i + 1, 2 * i]))
-    return found
-
-
-def steps(own: list[Sequence]) -> Iterator[StepPlan]:
-    """Yield the prompts as one step, and then decodes of all of them and of some, in turn."""
-    yield StepPlan(tuple(Chunk(each, 0, len(each.tokens) - 1, samples=False) for each in own))
-    for some in (own, own[:1], own[1:]):
-        yield StepPlan(tuple(Chunk(each, len(each.tokens) - 1, 1, samples=True) for each in some))
-        for each in some:
-            each.tokens.append(each.tokens[0])
-
-
 def prepare(runner: Runner, engine: Any) -> None:
     """Give the runner what it has on a card."""
-    if runner.graphs is not None:
+    if runner.recorded is not None:
         return
     model = runner.model
     compiled.compile_attention(model, runner.block_size)
@@ -58,7 +33,7 @@ def prepare(runner: Runner, engine: Any) -> None:
             linear.job.put(slot, own)
     scheduler = engine._loop._scheduler
     blocks = Blocks(scheduler.blocks.count, runner.block_size)
-    runner.graphs = compiled.record_graphs(model, table, engine.config, blocks, lambda share: None)
+    runner.recorded = compiled.record_graphs(model, table, engine.config, blocks, lambda share: None)
 
 
 ON_CARDS = pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True)
@@ -72,11 +47,11 @@ async def test_recorded_steps_say_what_steps_say(name, device, family, running: 
     async with running(made, max_num_seqs=ROWS) as engine:
         runner = engine._loop._runner  # the thread is idle: nothing was submitted
         prepare(runner, engine)
-        graphs, mixes = runner.graphs, [[], [2], [2], [0, 2]]
+        graphs, mixes = runner.recorded, [[], [2], [2], [0, 2]]
         assert graphs is not None
         ours, theirs = [], []
         for recorded, found in ((graphs, ours), (None, theirs)):
-            runner.graphs = recorded
+            runner.recorded = recorded
             for plan in steps(sequences(made, mixes)):
                 assert recorded is None or recorded.takes(plan.chunks, ()) == (len(found) > 0)
                 found.append(runner.logits(plan).clone())
@@ -116,12 +91,12 @@ async def test_one_recorded_step_says_what_the_step_says(device, family, running
         prepare(runner, engine)
         prompts, first, *_ = steps(sequences(made, [[], [0, 2]]))
         attention = runner.model.attention
-        fast = runner.graphs, runner.divide, attention.kernel
-        runner.graphs = runner.divide = attention.kernel = None
+        fast = runner.recorded, runner.divide, attention.kernel
+        runner.recorded = runner.divide = attention.kernel = None
         runner.logits(prompts)
         theirs = runner.logits(first).clone()
-        runner.graphs, runner.divide, attention.kernel = fast
-        assert runner.graphs.takes(first.chunks, ())
+        runner.recorded, runner.divide, attention.kernel = fast
+        assert runner.recorded.takes(first.chunks, ())
         torch.testing.assert_close(runner.logits(first), theirs, atol=1e-4, rtol=0)
 
 
@@ -134,7 +109,7 @@ async def test_what_cannot_be_recorded_is_left(device, family, running: Running)
         own = sequences(made, [[0]])[0]
         last = len(own.tokens) - 1
         one = Chunk(own, last, 1, samples=True)
-        graphs = runner.graphs
+        graphs = runner.recorded
         assert graphs.takes((one,), ())
         assert not graphs.takes((one,) * (ROWS + 1), ())
         assert not graphs.takes((Chunk(own, last, 1, samples=False),), ())

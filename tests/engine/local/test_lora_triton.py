@@ -189,7 +189,7 @@ async def test_an_engine_computes_prompts_and_decodes_by_the_kernel(device, fami
     made = family("qwen3")
     async with running(made) as engine:
         runner = engine._loop._runner  # the thread is idle: nothing was submitted
-        runner.graphs = None  # what is recorded runs past the counting
+        runner.recorded = None  # what is recorded runs past the counting
         linears = runner.model.linears.values()
         if device.type == "cpu":  # the interpreter stands in for the card
             runner.divide = compiled.compile_triton(runner.model).divide

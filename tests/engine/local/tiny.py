@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     Phi3Config,
@@ -35,7 +37,9 @@ from loradex.core.mix import Mix
 from loradex.core.request import GenerateRequest
 from loradex.core.sampling import Sampling
 from loradex.engine.local.engine import LocalEngine
+from loradex.engine.local.plan import Chunk, StepPlan
 from loradex.engine.local.rounding import round_weight
+from loradex.engine.local.sequence import Sequence
 
 VOCAB = 320
 EOS = 257
@@ -81,6 +85,17 @@ OTHERS: dict[str, Callable[[], PreTrainedConfig]] = {
 }
 """Architectures that were not made room for, and work through the same path."""
 
+_WIDE = SIZES | {"intermediate_size": 128, "num_key_value_heads": 2, "head_dim": 32}
+
+WIDE: dict[str, Callable[[], PreTrainedConfig]] = {
+    "wide llama": lambda: LlamaConfig(**_WIDE),
+    "wide mistral": lambda: MistralConfig(**_WIDE, sliding_window=8),
+    "wide qwen2": lambda: Qwen2Config(**_WIDE, tie_word_embeddings=True),
+    "wide qwen3": lambda: Qwen3Config(**_WIDE),
+    "wide granite": lambda: GraniteConfig(**_WIDE, residual_multiplier=0.5),
+}
+"""Of widths that all kernels take."""
+
 TARGETS = {
     "phi3": (["qkv_proj"], ["o_proj", "down_proj"], ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]),
     "gpt2": (["c_attn"], ["c_attn", "c_fc"], ["c_attn", "c_fc", "mlp.c_proj"]),
@@ -117,7 +132,7 @@ def save_tokenizer(folder: Path) -> None:
 def save_base(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
     """Save a random model of the family; return its folder."""
     torch.manual_seed(sum(family.encode()))
-    config = (FAMILIES | OTHERS)[family]()
+    config = (FAMILIES | OTHERS | WIDE)[family]()
     model = AutoModelForCausalLM.from_config(config).to(dtype)
     model.generation_config.eos_token_id = EOS
     model.generation_config.pad_token_id = 258
@@ -232,3 +247,23 @@ async def answer(
             assert event.completion_tokens == len(said)
             assert event.mix == mix
     return said
+
+
+def sequences(made: Family, mixes: list[list[int]]) -> list[Sequence]:
+    """Return a sequence for each mix of adapters, with its own blocks and length."""
+    chance = random.Random(5)
+    found = []
+    for i, adapters in enumerate(sorted(mixes)):
+        tokens = [chance.randrange(256) for _ in range(6 + 3 * i)]
+        mix = Mix(tuple((made.adapters[adapter].digest, 0.5 + adapter) for adapter in adapters))
+        found.append(Sequence(str(i), tokens, len(tokens), Sampling(), mix, blocks=[2 * i + 1, 2 * i]))
+    return found
+
+
+def steps(own: list[Sequence]) -> Iterator[StepPlan]:
+    """Yield the prompts as one step, and then decodes of all of them and of some, in turn."""
+    yield StepPlan(tuple(Chunk(each, 0, len(each.tokens) - 1, samples=False) for each in own))
+    for some in (own, own[:1], own[1:]):
+        yield StepPlan(tuple(Chunk(each, len(each.tokens) - 1, 1, samples=True) for each in some))
+        for each in some:
+            each.tokens.append(each.tokens[0])

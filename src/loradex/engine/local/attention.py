@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,16 +21,27 @@ if TYPE_CHECKING:
 NAME = "loradex_paged"
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How one layer attends: the factor of its scores, how far back a row sees, and what softly caps its scores."""
+
+    scaling: float | None
+    window: int | None
+    softcap: float | None
+
+
 class PagedAttention:
     """Attention of one model. Before it has a cache it records what shape each layer would need.
 
-    `job` attends decodes that it takes, where there is one; `kernel` those that are `Paged` (see `attention_triton`).
+    `limits` are those of the layers that have attended with a cache. `job` attends decodes that it takes, where there
+    is one; `kernel` those that are `Paged` (see `attention_triton`).
     """
 
     def __init__(self, step: Step) -> None:
         self.step = step
         self.cache: KVCache | None = None
         self.shapes: dict[int, CacheShape] = {}
+        self.limits: dict[int, Limits] = {}
         self.job: AttentionJob | None = None
         self.kernel: Callable[..., torch.Tensor] | None = None
 
@@ -58,6 +70,8 @@ class PagedAttention:
             peaks = (float(each.abs().max()) for each in (key, value))
             self.shapes[layer] = CacheShape(key.shape[1], key.shape[3], value.shape[3], *peaks, query.shape[1])
             return _causal(query, key, value, 0, scaling, window, softcap).transpose(1, 2)
+        if layer not in self.limits:
+            self.limits[layer] = Limits(scaling, window, softcap)
         batch = self.step.batch
         self.cache.write(layer, batch.cells, key[0].transpose(0, 1), value[0].transpose(0, 1))
         if batch.decodes is not None and not batch.prompts:

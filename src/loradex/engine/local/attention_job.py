@@ -13,7 +13,8 @@ from loradex.engine.local.vectors import LANES
 TOGETHER = 1024
 """Heads of cells that are read, from which on a second thread brings more than it costs to wake."""
 
-_EVERYTHING = 1 << 62
+EVERYTHING = 1 << 62
+"""A window that leaves nothing out."""
 
 
 class AttentionJob:
@@ -57,7 +58,7 @@ class AttentionJob:
         own[field.QUERY], own[field.OUTPUT] = query.data_ptr(), out.data_ptr()
         own[field.KEYS], own[field.VALUES] = keys.data_ptr(), values.data_ptr()
         own[field.CELLS], own[field.LONGEST], own[field.LENGTHS] = cells.data_ptr(), longest, lengths.data_ptr()
-        own[field.WINDOW] = _EVERYTHING if window is None else window
+        own[field.WINDOW] = EVERYTHING if window is None else window
         own.view(np.float64)[field.SCALING] = dim**-0.5 if scaling is None else scaling
         own[field.SCRATCH], own[field.ROOM] = self._scratch.data_ptr(), room
         if count * groups * longest < TOGETHER:

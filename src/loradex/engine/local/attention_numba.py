@@ -5,6 +5,9 @@ a step. Importing this module compiles it (a cache on disk makes the next import
 takes the address of a job, int64 fields as named below. Several threads may run one job; they take its units, a
 sequence and a head of keys and values with all queries on it, by an atomic counter.
 
+Where a job has cosines, it also does what stands before attention in a decode step: it rotates queries and keys and
+writes the row's own key and value to the cache.
+
 Loops are written for LLVM: some queries share what widening a key or a value costs, and their sums stay in registers.
 """
 
@@ -59,7 +62,12 @@ SCALING = 13  # as the bits of a float64
 OUTPUT = 14  # address of bfloat16 [sequences, heads, queries, VALUE_DIM]
 SCRATCH = 15  # address of float32 [units, ROOM]
 ROOM = 16  # queries * (KEY_DIM + LONGEST filled up to a multiple of 16 + 16)
-FIELDS = 17
+COS = 17  # address of bfloat16 [sequences, KEY_DIM], by which queries and keys are still to be rotated; 0: they are
+SIN = 18  # likewise
+OWN_KEYS = 19  # address of bfloat16 [sequences, heads, KEY_DIM], to be rotated and written to the cache
+OWN_VALUES = 20  # address of bfloat16 [sequences, heads, VALUE_DIM], to be written to the cache
+WRITTEN = 21  # address of int64 [sequences], the cells of these
+FIELDS = 22
 
 _AT_ONCE = 6  # queries whose sums stay in registers, two of 8 values each
 
@@ -134,6 +142,69 @@ def _widen(_: Any, source: Any, count: Any, target: Any, factor: Any) -> Any:
         return c.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64, types.float32), generate
+
+
+def _rotation(put: Any) -> Any:
+    @intrinsic
+    def rotate(_: Any, head: Any, cos: Any, sin: Any, half: Any, target: Any, factor: Any) -> Any:
+        """Rotate the halves of a head's values against each other, rounding where transformers rounds."""
+
+        def generate(c: Any, b: Any, s: Any, args: Any) -> Any:
+            head, cos, sin, half, target, factor = args
+            times = same(b, factor)
+
+            def part(i: Any, given: Any) -> Any:
+                upper = b.add(half, b.mul(i, I64(LANES)))
+
+                def both(base: Any) -> tuple[Any, Any]:
+                    first = read(b, element(b, base, i, 2 * LANES), 0, I16)
+                    return widened(b, first), widened(b, read(b, element(b, base, upper, 2), 0, I16))
+
+                (x, y), (cos_x, cos_y), (sin_x, sin_y) = both(head), both(cos), both(sin)
+                turned = b.fsub(_rounded(b, b.fmul(x, cos_x)), _rounded(b, b.fmul(y, sin_x)))
+                put(b, target, b.mul(i, I64(LANES)), turned, times)
+                turned = b.fadd(_rounded(b, b.fmul(y, cos_y)), _rounded(b, b.fmul(x, sin_y)))
+                put(b, target, upper, turned, times)
+                return given
+
+            loop(b, b.sdiv(half, I64(LANES)), [], part)
+            return c.get_dummy_value()
+
+        return types.void(*[types.int64] * 5, types.float32), generate
+
+    return rotate
+
+
+def _rounded(b: Any, value: Any) -> Any:
+    return widened(b, bfloat16(b, value))
+
+
+def _put_wide(b: Any, target: Any, place: Any, value: Any, times: Any) -> None:
+    write(b, element(b, target, place, 4), 0, b.fmul(_rounded(b, value), times))
+
+
+def _put_narrow(b: Any, target: Any, place: Any, value: Any, times: Any) -> None:
+    write(b, element(b, target, place, 2), 0, bfloat16(b, value))
+
+
+_rotate_wide, _rotate_narrow = _rotation(_put_wide), _rotation(_put_narrow)
+
+
+@intrinsic
+def _copy(_: Any, source: Any, count: Any, target: Any) -> Any:
+    """Write `count` bfloat16, a multiple of 16."""
+
+    def generate(c: Any, b: Any, s: Any, args: Any) -> Any:
+        source, count, target = args
+
+        def part(i: Any, given: Any) -> Any:
+            write(b, element(b, target, i, 2 * LANES), 0, read(b, element(b, source, i, 2 * LANES), 0, I16))
+            return given
+
+        loop(b, b.sdiv(count, I64(LANES)), [], part)
+        return c.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), generate
 
 
 @intrinsic
@@ -215,6 +286,20 @@ def _sums(n: Any, shares: Any, room: Any, values: Any, step: Any, cells: Any, co
 
 
 @njit(inline="always")
+def _rotated(job: Any, unit: Any, query: Any, scaling: Any) -> None:
+    """Rotate the queries of a unit, and write its own key and value to the cache."""
+    heads, queries, dim, wide = job[HEADS], job[QUERIES], job[KEY_DIM], job[VALUE_DIM]
+    sequence, head = unit // heads, unit % heads
+    cos, sin = job[COS] + 2 * sequence * dim, job[SIN] + 2 * sequence * dim
+    for q in range(queries):
+        own = job[QUERY] + 2 * (unit * queries + q) * dim
+        _rotate_wide(own, cos, sin, dim // 2, query + 4 * q * dim, scaling)
+    cell = heads * _words(job[WRITTEN] + 8 * sequence, 1, np.int64(0))[0] + head
+    _rotate_narrow(job[OWN_KEYS] + 2 * unit * dim, cos, sin, dim // 2, job[KEYS] + 2 * cell * dim, scaling)
+    _copy(job[OWN_VALUES] + 2 * unit * wide, wide, job[VALUES] + 2 * cell * wide)
+
+
+@njit(inline="always")
 def _unit(address: Any, unit: Any) -> None:
     """Attend the queries of one sequence on one head."""
     job = _words(address, FIELDS, np.int64(0))
@@ -226,7 +311,10 @@ def _unit(address: Any, unit: Any) -> None:
     query = job[SCRATCH] + 4 * unit * job[ROOM]
     shares, room = query + 4 * queries * dim, job[ROOM] // queries - dim
     scaling = np.float32(_words(address, FIELDS, np.float64(0))[SCALING])
-    _widen(job[QUERY] + 2 * unit * queries * dim, queries * dim, query, scaling)
+    if job[COS]:
+        _rotated(job, unit, query, scaling)
+    else:
+        _widen(job[QUERY] + 2 * unit * queries * dim, queries * dim, query, scaling)
     tiles, done = (queries + _AT_ONCE - 1) // _AT_ONCE, 0
     for tile in range(tiles):
         n = (queries - done) // (tiles - tile)

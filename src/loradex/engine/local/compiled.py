@@ -14,18 +14,28 @@ import torch
 from loradex.engine.config import EngineConfig
 from loradex.engine.local.batch import Divide
 from loradex.engine.local.blocks import Blocks
+from loradex.engine.local.decoder import recognized
 from loradex.engine.local.group import Group
+from loradex.engine.local.kvcache import KVCache
 from loradex.engine.local.kvcache_fp8 import Fp8Cache
 from loradex.engine.local.linear import Joint
 from loradex.engine.local.model import BaseModel
 from loradex.engine.local.packed import PackedLinear, multiplies_bfloat16
 from loradex.engine.local.quantized import quantized_linears
+from loradex.engine.local.runner import Runner
+from loradex.engine.local.selfcheck import deviation
 
 if TYPE_CHECKING:
     from loradex.engine.local.graphs import Graphs
+    from loradex.engine.local.program import Program
     from loradex.engine.local.triton_job import TritonTable
 
 log = logging.getLogger(__name__)
+
+CLOSE = 0.02
+"""Largest deviation of a program's logits from those of the model's own modules, as a share of the largest: both round
+to bfloat16 at the same places, and differ by the order of sums.
+"""
 
 
 class Kernels(NamedTuple):
@@ -212,6 +222,35 @@ def record_graphs(
         log.warning("Decode steps are not recorded, so that they take longer: %s", error)
         return None
     return graphs
+
+
+def lay_out_program(runner: Runner, config: EngineConfig) -> Program | None:
+    """Lay out the decode steps of a CPU as a program; None where the model has another form, or says something else."""
+    model = runner.model
+    decoder = recognized(model.module)
+    if config.enforce_eager or decoder is None or type(model.attention.cache) is not KVCache:
+        return None
+    try:
+        from numba.core.errors import NumbaError
+
+        from loradex.engine.local.program import Program, can_run
+    except ImportError:
+        return None  # the log has said so
+
+    def make() -> Program | None:
+        ready = can_run(decoder, model.attention)
+        rows = max(config.max_num_seqs, 2)  # as many as it is tried with
+        return Program(decoder, model.attention, rows, runner.block_size) if ready else None
+
+    try:
+        program, off = deviation(runner, make)
+    except (NumbaError, OSError, RuntimeError) as error:
+        log.warning("Decode steps are not laid out as a program, so that they take longer: %s", error)
+        return None
+    if off > CLOSE:
+        log.warning("Decode steps take longer, for as a program they are off by %.1f %%", 100 * off)
+        return None
+    return program
 
 
 def _take_cuda(model: BaseModel) -> None:

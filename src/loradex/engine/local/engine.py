@@ -28,7 +28,7 @@ from loradex.engine.config import EngineConfig
 from loradex.engine.local import model as base_model
 from loradex.engine.local.blocks import Blocks
 from loradex.engine.local.change import Weights
-from loradex.engine.local.compiled import compile_kernels, record_graphs
+from loradex.engine.local.compiled import compile_kernels, lay_out_program, record_graphs
 from loradex.engine.local.constraint import Constraints
 from loradex.engine.local.device import find_device, free_memory
 from loradex.engine.local.directory import read_directory, write_directory
@@ -295,9 +295,12 @@ class LocalEngine:
         tell("kernels", 0.85)
         kernels = compile_kernels(self._model, blocks.size)
         runner = Runner(self._model, Slots(self.config.max_loras), blocks.size, self._eos, kernels.divide)
-        runner.graphs = record_graphs(
-            self._model, kernels.table, self.config, blocks, lambda share: tell("graphs", 0.85 + 0.05 * share)
-        )
+        if device.type == "cpu":
+            runner.recorded = lay_out_program(runner, self.config)
+        else:
+            runner.recorded = record_graphs(
+                self._model, kernels.table, self.config, blocks, lambda share: tell("graphs", 0.85 + 0.05 * share)
+            )
         tell("self-check", 0.9)
         check(runner, fp8=self._model.quantization == "fp8")
         dismiss()  # from here on the engine's own thread computes

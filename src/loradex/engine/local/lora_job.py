@@ -53,6 +53,16 @@ class LoraJob:
         own[field.TABLE], own[field.SCALING] = self._table.ctypes.data, self._scaling.ctypes.data
         self._rank = 0
 
+    @property
+    def rank(self) -> int:
+        """The largest rank in the table."""
+        return self._rank
+
+    @property
+    def fields(self) -> np.ndarray:
+        """The job as it was last made ready; whoever runs a copy sets what changes with each call, and the rank."""
+        return self._fields
+
     def put(self, slot: int, pair: LoraPair | None) -> None:
         """Set or clear what a slot holds."""
         if pair is None:

@@ -65,10 +65,12 @@ class Panels:
         bias: `[out_features]`, or None.
         dtype: of inputs and outputs, bfloat16 or float32.
         scratch: shared with the other linears of the engine.
+
+    `pitch` are the columns of what the kernel writes, whole panels.
     """
 
     def __init__(self, laid: Laid, bias: torch.Tensor | None, dtype: torch.dtype, scratch: Scratch) -> None:
-        self.laid = laid
+        self.laid, self.dtype = laid, dtype
         self.count = len(laid.codes)
         added = torch.zeros(laid.out_features) if bias is None else bias.detach().float()
         self.bias = functional.pad(added, (0, self.count * PANEL - laid.out_features)).contiguous()
@@ -78,12 +80,22 @@ class Panels:
         self._most = (_ALL if every else _NARROW[self._dense]) * laid.in_features
         self._multiply = _KERNELS[laid.bits]
         self._job, self._writing = self._new_job(dtype), self._new_job(self._dense)
-        self._job[field.PITCH] = self._pitch = self.count * PANEL
+        self._job[field.PITCH] = self.pitch = self.count * PANEL
         self._share(self._job, 0, self.count)
         self._address: int = self._job.ctypes.data
         self._fields = memoryview(self._job)  # is written to faster
         self._raw = _RAW * laid.in_features if dtype is torch.bfloat16 and STRIP < PANEL else 0
         self._joins = dtype is torch.bfloat16 and laid.out_features % PANEL == 0
+
+    @property
+    def fields(self) -> np.ndarray:
+        """The job as it was last made ready; whoever runs a copy sets what changes with each call."""
+        return self._job
+
+    @property
+    def kernel(self) -> int:
+        """The address of the C function that runs the job."""
+        return self._multiply.address
 
     def takes(self, x: torch.Tensor) -> bool:
         """Whether `product` can add what a LoRA job adds to these rows."""
@@ -95,7 +107,7 @@ class Panels:
         if size > self._most:
             return self._many(x.reshape(-1, self.laid.in_features)).view(*x.shape[:-1], outputs)
         x = x.contiguous()
-        y = x.new_empty((*x.shape[:-1], self._pitch))
+        y = x.new_empty((*x.shape[:-1], self.pitch))
         own, threads = self._fields, self._multiply.size
         own[TAKEN] = own[DONE] = own[THREADS] = 0
         if size <= self._raw and size % LANES == 0:
@@ -106,7 +118,7 @@ class Panels:
         own[OUTPUT], own[ROWS] = y.data_ptr(), size // self.laid.in_features
         own[LORA] = 0 if lora is None else lora(x, y, threads)
         self._multiply.together(self._address)
-        return y if self._pitch == outputs else y[..., :outputs].contiguous()
+        return y if self.pitch == outputs else y[..., :outputs].contiguous()
 
     def _many(self, x: torch.Tensor) -> torch.Tensor:
         """Write some panels out at a time, and multiply with those."""

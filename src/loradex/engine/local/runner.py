@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, groupby
-from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -16,19 +15,17 @@ from loradex.engine.local.lora import Segment
 from loradex.engine.local.model import BaseModel
 from loradex.engine.local.plan import Chunk, StepPlan
 from loradex.engine.local.reading import Reading, read_out
+from loradex.engine.local.recorded import Recorded
 from loradex.engine.local.sampler import FORBIDDEN, Choice, sample
 from loradex.engine.local.slots import Slots
 from loradex.engine.local.team import dismiss
-
-if TYPE_CHECKING:
-    from loradex.engine.local.graphs import Graphs  # reads Triton, which need not be there
 
 
 class Runner:
     """Owns the tensors of one engine: the model, its cache, and the tables of resident adapters.
 
     `divide` is that of the LoRA kernel which the model's linears have; without, the reference computes every segment.
-    `graphs` are decode steps that were recorded, where the device can.
+    `recorded` are decode steps that were recorded, where that can be.
     """
 
     def __init__(
@@ -40,7 +37,7 @@ class Runner:
         self.eos = eos
         self.divide = divide
         self._vocabularies: dict[str, int] = {}  # how many token ids there are, where not as many as under the base
-        self.graphs: Graphs | None = None
+        self.recorded: Recorded | None = None
         self._changing: set[int] = set()  # slots whose adapters do more than add pairs to linears
         self._offsets = torch.arange(block_size)
 
@@ -107,9 +104,9 @@ class Runner:
 
         The vocabulary is the largest of the step: ids that a row's own does not have are forbidden.
         """
-        recorded = self._recorded(plan.chunks)
-        if recorded is not None:
-            return recorded
+        logits = self._recorded(plan.chunks)
+        if logits is not None:
+            return logits
         device = self.model.device
         tokens = torch.tensor([token for chunk in plan.chunks for token in _tokens(chunk)], device=device)
         positions = [chunk.start + i for chunk in plan.chunks for i in range(chunk.length)]
@@ -141,13 +138,13 @@ class Runner:
 
     def _recorded(self, chunks: Sequence[Chunk]) -> torch.Tensor | None:
         """Return the logits of a decode step that was recorded, None for any other."""
-        if self.graphs is None or any(chunk.wanted for chunk in chunks):
+        if self.recorded is None or any(chunk.wanted for chunk in chunks):
             return None
         segments = tuple(self._segments((chunk, chunk.start) for chunk in chunks))
         changing = self._changing | {self.slots[digest] for digest in self._vocabularies}
-        if any(segment.slot in changing for segment in segments) or not self.graphs.takes(chunks, segments):
+        if any(segment.slot in changing for segment in segments) or not self.recorded.takes(chunks, segments):
             return None
-        return self.graphs.logits(chunks, segments)
+        return self.recorded.logits(chunks, segments)
 
     def _batch(self, chunks: Sequence[Chunk], ends: Sequence[int], tokens: torch.Tensor | None) -> Batch:
         device, cells = self.model.device, [self._cells(chunk) for chunk in chunks]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
 import torch
 
 from loradex.core.sampling import Sampling
 from loradex.engine.local.kvcache import KVCache
 from loradex.engine.local.kvcache_fp8 import Fp8Cache
 from loradex.engine.local.plan import Chunk, StepPlan
+from loradex.engine.local.recorded import Recorded
 from loradex.engine.local.runner import Runner
 from loradex.engine.local.sequence import Sequence
 from loradex.errors import ConfigInvalid
@@ -15,6 +20,7 @@ from loradex.errors import ConfigInvalid
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 """Largest deviation, as a share of the largest logit, that rounding explains in each dtype."""
 
+Made = TypeVar("Made", bound=Recorded)
 
 ROUNDED = 0.25
 """The same where keys and values, or the inputs of linears, are rounded to 8-bit floats: four bits instead of eight."""
@@ -35,9 +41,9 @@ def check(runner: Runner, *, fp8: bool = False) -> None:
     if isinstance(cache, Fp8Cache):
         cells = (len(runner.model.probe) // runner.block_size + 1) * runner.block_size
         attention.cache = KVCache(attention.shapes, cells, dtype, runner.model.device)
-        graphs, runner.graphs = runner.graphs, None  # they were recorded with the other cache
+        recorded, runner.recorded = runner.recorded, None  # they were recorded with the other cache
         _compare(runner, allowed)
-        attention.cache, runner.graphs, allowed = cache, graphs, ROUNDED
+        attention.cache, runner.recorded, allowed = cache, recorded, ROUNDED
     _compare(runner, allowed)
 
 
@@ -60,3 +66,36 @@ def _compare(runner: Runner, allowed: float) -> None:
             f"{deviation:.1%} of the largest)",
             hint="This architecture is not served; use a model of a supported family",
         )
+
+
+@contextmanager
+def as_they_come(runner: Runner) -> Iterator[list[Sequence]]:
+    """Yield two sequences whose last tokens are still to be computed; steps within are not played from a record."""
+    tokens, recorded = runner.model.probe, runner.recorded
+    runner.recorded = None
+    width = -(-len(tokens) // runner.block_size)
+    every = list(range(2 * width))
+    own = [
+        Sequence("long", list(tokens), len(tokens), Sampling(), blocks=every[:width]),
+        Sequence("short", list(tokens[2:-3]), len(tokens) - 5, Sampling(), blocks=every[width:]),
+    ]
+    try:
+        runner.logits(StepPlan(tuple(Chunk(each, 0, len(each.tokens) - 1, samples=False) for each in own)))
+        yield own
+    finally:
+        runner.recorded = recorded
+
+
+def deviation(runner: Runner, make: Callable[[], Made | None]) -> tuple[Made | None, float]:
+    """Let `make` record decode steps, after one was computed as it comes; return what it made, and how far it is off.
+
+    That is the largest deviation of logits as a share of the largest.
+    """
+    with as_they_come(runner) as own:
+        chunks = tuple(Chunk(each, len(each.tokens) - 1, 1, samples=True) for each in own)
+        theirs = runner.logits(StepPlan(chunks)).float()
+        made = make()
+        if made is None:
+            return None, 0.0
+        ours = made.logits(chunks, ()).float()
+        return made, float((ours - theirs).abs().max() / theirs.abs().max())

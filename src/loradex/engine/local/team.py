@@ -49,6 +49,12 @@ def _openmp(name: str, result: Any, *arguments: Any) -> Callable[..., Any] | Non
     return function
 
 
+def team_size() -> int:
+    """Return the address of `int f(void)`, which says how many threads run the job that asks; 0 if it runs alone."""
+    function: Any = _openmp("omp_get_num_threads", ctypes.c_int)
+    return 0 if function is None else ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
 def _parallel() -> Callable[..., Any] | None:
     return _openmp("GOMP_parallel", None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
 
@@ -57,7 +63,7 @@ class Team:
     """Runs a C function `void f(void *job)` on one thread or on as many as torch uses."""
 
     def __init__(self, function: int) -> None:
-        self._address = function
+        self.address = function
         self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function)
         self._quick = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(function)
         self._parallel = _parallel()
@@ -84,4 +90,4 @@ class Team:
         if self._parallel is None or size == 1:
             self._alone(job)
         else:
-            self._parallel(self._address, job, size, 0)
+            self._parallel(self.address, job, size, 0)

@@ -1,0 +1,119 @@
+"""Decode steps that are laid out as a program say what the same steps say that the model's modules compute."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("numba")
+
+from loradex.engine.local import compiled
+from loradex.engine.local.packed import multiplies_bfloat16
+from loradex.engine.local.plan import Chunk, StepPlan
+from loradex.engine.local.program import ROWS, Program
+from loradex.engine.local.runner import Runner
+
+from .tiny import Running, sequences, steps
+
+METHODS = [
+    pytest.param(
+        "none", marks=pytest.mark.skipif(multiplies_bfloat16(), reason="oneDNN multiplies bfloat16 here, not panels")
+    ),
+    "int8",
+    "int4",
+]
+
+
+def both(runner: Runner, plan: StepPlan) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the logits of a step as a program and as it comes."""
+    program = runner.recorded
+    assert program is not None
+    assert program.takes(plan.chunks, ())
+    ours = runner.logits(plan).clone()
+    runner.recorded = None
+    theirs = runner.logits(plan).clone()
+    runner.recorded = program
+    return ours, theirs
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["wide llama", "wide mistral", "wide qwen2", "wide qwen3"])
+async def test_a_program_says_what_the_modules_say(name, method, family, running: Running) -> None:
+    made = family(name)
+    async with running(made, dtype="bfloat16", quantization=method, max_num_seqs=4, threads=2) as engine:
+        runner = engine._loop._runner  # the thread is idle: nothing was submitted
+        assert isinstance(runner.recorded, Program)
+        prompts, *decodes = steps(sequences(made, [[], [2], [2], [0, 2]]))
+        assert not runner.recorded.takes(prompts.chunks, ())
+        runner.logits(prompts)
+        for plan in decodes:
+            ours, theirs = both(runner, plan)
+            assert torch.equal(ours, theirs)  # it rounds where the modules round, and adds in the kernels' order
+
+
+async def test_adapters_come_and_go_under_a_program(family, running: Running) -> None:
+    made = family("wide qwen2")
+    async with running(made, dtype="bfloat16", quantization="int8", max_num_seqs=4) as engine:
+        runner = engine._loop._runner
+        prompts, first, *_ = steps(sequences(made, [[0], [1]]))
+        runner.logits(prompts)
+        before = runner.logits(first).clone()
+        slot = runner.slots[made.adapters[0].digest]
+        pairs = {name: linear.table[slot] for name, linear in runner.model.linears.items()}
+        for linear in runner.model.linears.values():
+            linear.put(slot, None)
+        without = runner.logits(first).clone()
+        for name, linear in runner.model.linears.items():
+            linear.put(slot, pairs[name])
+        assert torch.equal(runner.logits(first), before)
+        assert not torch.equal(without[0], before[0])
+        assert torch.equal(without[1], before[1])
+
+
+async def test_what_a_program_does_not_take_goes_through_the_modules(family, running: Running) -> None:
+    made = family("wide qwen2")
+    async with running(made, dtype="bfloat16", quantization="int8", max_num_seqs=200) as engine:
+        program = engine._loop._runner.recorded
+        own = sequences(made, [[0]])[0]
+        last = len(own.tokens) - 1
+        one = Chunk(own, last, 1, samples=True)
+        assert program.takes((one,) * ROWS, ())
+        assert not program.takes((one,) * (ROWS + 1), ())
+        assert not program.takes((one, Chunk(own, last, 1, samples=False)), ())
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("wide qwen2", {"enforce_eager": True}),
+        ("wide qwen2", {"kv_cache_dtype": "fp8"}),
+        ("wide qwen2", {"dtype": "float32"}),
+        ("qwen2", {}),  # heads of 16 values
+        ("gemma3", {}),  # other norms
+    ],
+)
+async def test_other_models_and_settings_have_no_program(name, settings: dict[str, Any], family, running) -> None:
+    async with running(family(name), **({"dtype": "bfloat16", "quantization": "int8"} | settings)) as engine:
+        assert engine._loop._runner.recorded is None
+
+
+async def test_a_model_that_computes_something_else_between_modules_of_these_names_is_found_out(
+    family, running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(family("wide granite"), dtype="bfloat16", quantization="int8") as engine:
+        assert engine._loop._runner.recorded is None
+    assert "as a program they are off by" in caplog.text
+
+
+async def test_a_compiler_that_fails_is_no_reason_not_to_start(
+    family, running: Running, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(module: object) -> None:
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(compiled, "deviation", lambda runner, make: fail(make))
+    async with running(family("wide qwen2"), dtype="bfloat16", quantization="int8") as engine:
+        assert engine._loop._runner.recorded is None
+    assert "no room" in caplog.text
