@@ -42,8 +42,8 @@ class EngineConfig:
         load_share: share of one core that work on the files of adapters (to copy, check and pack them) takes while
             answers are computed; it grows up to a quarter where the work takes long. With 1 it takes what it can get,
             and answers wait for it where cores are few.
-        enforce_eager: compute each decode step through the model's modules, instead of as CUDA graphs, which are recorded
-            at start and take seconds and some memory, or on a CPU as one compiled call.
+        enforce_eager: compute each decode step through the model's modules, instead of as a CUDA graph, which takes
+            seconds at start and some memory, or on a CPU as one compiled call.
         threads: CPU threads; None takes one for a small model and torch's choice for others.
     """
 

@@ -9,10 +9,13 @@ import torch
 
 pytest.importorskip("numba")
 
-from loradex.engine.local import compiled
+from loradex.engine.local import compiled, model
+from loradex.engine.local.gemv_job import GemvJob
 from loradex.engine.local.packed import multiplies_bfloat16
+from loradex.engine.local.panel_linear import PanelLinear
+from loradex.engine.local.panels import Panels
 from loradex.engine.local.plan import Chunk, StepPlan
-from loradex.engine.local.program import ROWS, Program
+from loradex.engine.local.program import Program
 from loradex.engine.local.runner import Runner
 
 from .tiny import Running, sequences, steps
@@ -38,6 +41,12 @@ def both(runner: Runner, plan: StepPlan) -> tuple[torch.Tensor, torch.Tensor]:
     return ours, theirs
 
 
+def alike(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    """Whether both are the same; nearly, where torch attends in the modules, which sums in another order."""
+    allowed = 0.05 * theirs.float().abs().max() if multiplies_bfloat16() else 0.0
+    return bool((ours.float() - theirs.float()).abs().max() <= allowed)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", ["wide llama", "wide mistral", "wide qwen2", "wide qwen3"])
 async def test_a_program_says_what_the_modules_say(name, method, family, running: Running) -> None:
@@ -50,7 +59,43 @@ async def test_a_program_says_what_the_modules_say(name, method, family, running
         runner.logits(prompts)
         for plan in decodes:
             ours, theirs = both(runner, plan)
-            assert torch.equal(ours, theirs)  # it rounds where the modules round, and adds in the kernels' order
+            assert alike(ours, theirs)
+
+
+class Blocks(PanelLinear):
+    """A linear with the kernel of few rows that processors with instructions for bfloat16 have."""
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        torch.nn.Module.__init__(self)
+        weight = linear.weight.detach()
+        self.out_features, self.in_features = weight.shape
+        self.weight, self.bias = weight, None if linear.bias is None else linear.bias.detach().clone()
+        self._laid = weight.view(-1, 64, weight.shape[1] // 2, 2).transpose(1, 2).contiguous()
+        self.few = GemvJob(self._laid, self.bias)
+
+    @property
+    def blocks(self) -> torch.Tensor:
+        return self._laid
+
+    def takes(self, x: torch.Tensor) -> bool:
+        return 0 < x.numel() <= GemvJob.rows * x.shape[-1]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.few.product(x) if self.takes(x) else torch.nn.functional.linear(x, self.weight, self.bias)
+
+
+@pytest.mark.skipif(multiplies_bfloat16(), reason="every bfloat16 base has these here")
+async def test_a_program_on_the_weights_that_onednn_packs(family, running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model.PanelLinear, "of", lambda linear, scratch: Blocks(linear))
+    made = family("wide qwen2")
+    async with running(made, dtype="bfloat16", max_num_seqs=3, threads=2) as engine:
+        runner = engine._loop._runner
+        assert isinstance(runner.recorded, Program)
+        assert all(isinstance(linear.base, Blocks) for linear in runner.model.linears.values())
+        prompts, *decodes = steps(sequences(made, [[], [2], [0, 2]]))
+        runner.logits(prompts)
+        for plan in decodes:
+            assert alike(*both(runner, plan))
 
 
 async def test_adapters_come_and_go_under_a_program(family, running: Running) -> None:
@@ -79,8 +124,8 @@ async def test_what_a_program_does_not_take_goes_through_the_modules(family, run
         own = sequences(made, [[0]])[0]
         last = len(own.tokens) - 1
         one = Chunk(own, last, 1, samples=True)
-        assert program.takes((one,) * ROWS, ())
-        assert not program.takes((one,) * (ROWS + 1), ())
+        assert program.takes((one,) * Panels.rows, ())
+        assert not program.takes((one,) * (Panels.rows + 1), ())
         assert not program.takes((one, Chunk(own, last, 1, samples=False)), ())
 
 

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CLOSE = 0.02
-"""Largest deviation of a program's logits from those of the model's own modules, as a share of the largest: both round
-to bfloat16 at the same places, and differ by the order of sums.
+CLOSE = 0.05
+"""Largest deviation of a program's logits from those of the model's own modules, as a share of the largest. Both round
+to bfloat16 at the same places; they differ where torch attends, which sums in another order.
 """
 
 
@@ -228,7 +228,8 @@ def lay_out_program(runner: Runner, config: EngineConfig) -> Program | None:
     """Lay out the decode steps of a CPU as a program; None where the model has another form, or says something else."""
     model = runner.model
     decoder = recognized(model.module)
-    if config.enforce_eager or decoder is None or type(model.attention.cache) is not KVCache:
+    plain = model.dtype is torch.bfloat16 and type(model.attention.cache) is KVCache
+    if config.enforce_eager or decoder is None or not plain:
         return None
     try:
         from numba.core.errors import NumbaError
@@ -239,15 +240,14 @@ def lay_out_program(runner: Runner, config: EngineConfig) -> Program | None:
 
     def make() -> Program | None:
         ready = can_run(decoder, model.attention)
-        rows = max(config.max_num_seqs, 2)  # as many as it is tried with
-        return Program(decoder, model.attention, rows, runner.block_size) if ready else None
+        return Program(decoder, model.attention, runner.block_size) if ready else None
 
     try:
         program, off = deviation(runner, make)
     except (NumbaError, OSError, RuntimeError) as error:
         log.warning("Decode steps are not laid out as a program, so that they take longer: %s", error)
         return None
-    if off > CLOSE:
+    if not off <= CLOSE:
         log.warning("Decode steps take longer, for as a program they are off by %.1f %%", 100 * off)
         return None
     return program

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,8 +18,44 @@ Aim = Callable[[torch.Tensor, torch.Tensor, int], int]
 """Inputs, outputs and number of threads to the address of a LoRA job that adds to these outputs, 0 for none."""
 
 
+class Places(NamedTuple):
+    """Where a job of a product has what whoever runs it sets: see `gemv_numba` and `panels_numba`.
+
+    `zeros` are 0 at the start. `wide` is where it has the address of float32 scratch for the input of each thread, None
+    for none.
+    """
+
+    fields: int
+    input: int
+    output: int
+    lora: int
+    rows: int
+    zeros: tuple[int, ...]
+    wide: int | None
+
+
 class Few(Protocol):
-    """A kernel for few rows; see `gemv_job`."""
+    """A kernel for few rows, up to `rows`; see `gemv_job` and `panels`.
+
+    `inputs` and `outputs` are the linear's, `pitch` the columns of what it writes.
+    """
+
+    places: Places
+    rows: int
+    pitch: int
+    inputs: int
+    outputs: int
+
+    @property
+    def kernel(self) -> int:
+        """The address of the C function that it is."""
+
+    @property
+    def fields(self) -> np.ndarray:
+        """The job as it was last made ready; whoever runs a copy sets what changes with each call."""
+
+    def size(self, rows: int) -> int:
+        """Return what a job has in its place for rows, when there are so many."""
 
     def product(self, x: torch.Tensor, lora: Aim | None = None) -> torch.Tensor:
         """Return `x W^T + b`, plus what the LoRA job adds."""

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from loradex.engine.local import panels_numba as field
 from loradex.engine.local.laid import Laid
-from loradex.engine.local.packed import Aim
+from loradex.engine.local.packed import Aim, Places
 from loradex.engine.local.panel_tile import PANEL, STRIP
 from loradex.engine.local.panels_numba import DONE, INPUT, LORA, OUTPUT, RAW, ROWS, TAKEN, THREADS
 from loradex.engine.local.team import Team
@@ -27,7 +27,7 @@ _NARROW = {torch.float32: 64, torch.bfloat16: 16}
 _ALL = 1 << 30
 
 _RAW = 64
-"""Rows that each thread widens for itself: less than what a call of torch's costs."""
+"""Rows up to which each thread widens them for itself: less than what a call of torch's costs."""
 
 _KERNELS = {bits: Team(kernel.address) for bits, kernel in ((16, field.bf16), (8, field.int8), (4, field.int4))}
 _UNPACK = {bits: Team(kernel.address) for bits, kernel in ((8, field.unpack8), (4, field.unpack4))}
@@ -69,8 +69,12 @@ class Panels:
     `pitch` are the columns of what the kernel writes, whole panels.
     """
 
+    places = Places(field.FIELDS, RAW, OUTPUT, LORA, ROWS, zeros=(TAKEN, DONE, THREADS), wide=INPUT)
+    rows = _RAW
+
     def __init__(self, laid: Laid, bias: torch.Tensor | None, dtype: torch.dtype, scratch: Scratch) -> None:
         self.laid, self.dtype = laid, dtype
+        self.inputs, self.outputs = laid.in_features, laid.out_features
         self.count = len(laid.codes)
         added = torch.zeros(laid.out_features) if bias is None else bias.detach().float()
         self.bias = functional.pad(added, (0, self.count * PANEL - laid.out_features)).contiguous()
@@ -96,6 +100,10 @@ class Panels:
     def kernel(self) -> int:
         """The address of the C function that runs the job."""
         return self._multiply.address
+
+    def size(self, rows: int) -> int:
+        """Return what the job has for so many rows."""
+        return rows
 
     def takes(self, x: torch.Tensor) -> bool:
         """Whether `product` can add what a LoRA job adds to these rows."""

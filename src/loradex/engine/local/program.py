@@ -18,7 +18,6 @@ from torch import nn
 from loradex.engine.local import attention_numba as attend
 from loradex.engine.local import lora_numba as lora
 from loradex.engine.local import norm_numba as norm
-from loradex.engine.local import panels_numba as product
 from loradex.engine.local import program_numba as field
 from loradex.engine.local.attention import PagedAttention
 from loradex.engine.local.attention_job import EVERYTHING
@@ -28,13 +27,10 @@ from loradex.engine.local.kvcache import KVCache
 from loradex.engine.local.linear import LoraLinear
 from loradex.engine.local.lora import Segment
 from loradex.engine.local.lora_job import LoraJob
-from loradex.engine.local.panels import Panels
+from loradex.engine.local.packed import Few
 from loradex.engine.local.plan import Chunk
 from loradex.engine.local.team import Team, team_size
 from loradex.engine.local.vectors import LANES
-
-ROWS = 64
-"""The most rows of a step: beyond, its products take so long that nothing else counts."""
 
 _RUN, _GATED, _NORM, _ATTEND = (
     int(each.address or 0) for each in (field.run, field.gated, norm.bf16_shared, attend.bf16)
@@ -77,28 +73,30 @@ class Operation:
 
 
 class Program:
-    """The decode steps of one model, up to `rows` rows each.
+    """The decode steps of one model, with as many rows as its kernels take.
 
     Args:
-        decoder: its parts, with the kernels of panels in all linears and that of LoRA in those of the layers.
+        decoder: its parts, with kernels of few rows in all linears and that of LoRA in those of the layers.
         attention: with its cache, and with the limits of each layer.
-        rows: sequences of a step at most.
         block: cells of a block of the cache.
     """
 
-    def __init__(self, decoder: Decoder, attention: PagedAttention, rows: int, block: int) -> None:
+    def __init__(self, decoder: Decoder, attention: PagedAttention, block: int) -> None:
         self._decoder = decoder
-        self._rows, self._block = min(rows, ROWS), block
+        head = _few(decoder.head)
+        self._size, self._places = head.size, head.places
+        self._rows, self._block = head.rows, block
         self._team = Team(_RUN)
         self._held: dict[tuple[str, int], torch.Tensor] = {}  # activations; their addresses stand in jobs
         self._norms, self._gates = Jobs(norm.FIELDS), Jobs(field.GATED_FIELDS)
-        self._products, self._attends, self._loras = Jobs(product.FIELDS), Jobs(attend.FIELDS), Jobs(lora.FIELDS)
+        self._products, self._attends, self._loras = Jobs(head.places.fields), Jobs(attend.FIELDS), Jobs(lora.FIELDS)
         self._operations: list[Operation] = []
         self._adapters: list[LoraJob] = []
         self._joined: list[int] = []  # products that go on with the LoRA job of the same number in `_adapters`
         self._beside: list[int] = []  # how many LoRA jobs before each may be at work beside it
         self._widths: list[int] = []  # of a row of each gate
         self._heads: list[int] = []  # rows of each norm for each row of the step
+        self._widest = 0  # inputs of a product
         self._scratch = torch.empty(0)
         self._lora_scratch = np.zeros(0, np.float32)
         self._lay_out(attention)
@@ -138,7 +136,7 @@ class Program:
             self._add_attention(layer, attention, normed)
             self._add_norm(layer.after, self._hidden, normed, self._room("output", hidden))
             self._add_products(normed, gate=layer.gate, up=layer.up)
-            inner = _panels(layer.gate).laid.out_features
+            inner = _few(layer.gate).outputs
             active = self._room("active", inner)
             fields = {field.GATE: self._room("gate", inner), field.UP: self._room("up", inner), field.OUTPUT: active}
             self._add(_GATED, self._gates, {name: each.data_ptr() for name, each in fields.items()})
@@ -147,15 +145,15 @@ class Program:
             added = self._room("down", hidden)
         self._add_norm(self._decoder.norm, self._hidden, normed, added)
         self._add_products(normed, logits=self._decoder.head)
-        head = _panels(self._decoder.head)
-        self._logits, self._vocabulary = self._room("logits", head.pitch), head.laid.out_features
+        head = _few(self._decoder.head)
+        self._logits, self._vocabulary = self._room("logits", head.pitch), head.outputs
 
     def _settle(self) -> None:
         for jobs in (self._norms, self._gates, self._products, self._attends, self._loras):
             jobs.settle()
-        widest = int(self._products.table[:, product.WIDTH].max())
-        self._wide = torch.empty(self._team.size * self._rows * widest)
-        self._products.table[:, product.INPUT] = self._wide.data_ptr()
+        if self._places.wide is not None:
+            self._wide = torch.empty(self._team.size * self._rows * self._widest)
+            self._products.table[:, self._places.wide] = self._wide.data_ptr()
         self._loras.table[:, lora.THREADS] = self._team.size
         self._joins = np.array([self._loras.address(number) for number in range(len(self._joined))], np.int64)
         listed = [(each.function, each.jobs.address(each.number), each.waits) for each in self._operations]
@@ -204,11 +202,12 @@ class Program:
 
         None waits for the one before: what a thread widens into the scratch of another is the same `x`.
         """
+        self._widest = max(self._widest, x.shape[1])
         for number, (name, linear) in enumerate(linears.items()):
-            panels = _panels(linear)
-            y = self._room(name, panels.pitch)
-            fields = {product.RAW: x.data_ptr(), product.OUTPUT: y.data_ptr(), product.LORA: 0}
-            made = self._add(panels.kernel, self._products, fields, panels.fields, waits=number == 0)
+            few, places = _few(linear), self._places
+            y = self._room(name, few.pitch)
+            fields = {places.input: x.data_ptr(), places.output: y.data_ptr(), places.lora: 0}
+            made = self._add(few.kernel, self._products, fields, few.fields, waits=number == 0)
             if isinstance(linear, LoraLinear):
                 job = cast(LoraJob, linear.job)
                 self._loras.add({lora.INPUT: x.data_ptr(), lora.OUTPUT: y.data_ptr()}, job.fields)
@@ -258,17 +257,17 @@ class Program:
             each.table for each in (self._norms, self._gates, self._products, self._attends)
         )
         norms[:, norm.TAKEN] = gates[:, field.TAKEN] = attends[:, attend.TAKEN] = 0
-        products[:, product.TAKEN] = products[:, product.DONE] = products[:, product.THREADS] = 0
+        products[:, self._places.zeros] = 0
         norms[:, norm.ROWS] = np.multiply(self._heads, rows)
         gates[:, field.VALUES] = np.multiply(self._widths, rows)
-        products[:, product.ROWS] = rows
+        products[:, self._places.rows] = self._size(rows)
         attends[:, attend.UNITS] = attends[:, attend.HEADS] * rows
 
     def _set_adapters(self, narrow: Narrow | None) -> None:
         """Let the products of linears that some adapter changes go on with their LoRA jobs."""
         ranks = np.array([job.rank for job in self._adapters], np.int64)
         ranks = ranks if narrow is not None else np.zeros_like(ranks)
-        self._products.table[self._joined, product.LORA] = np.where(ranks > 0, self._joins, 0)
+        self._products.table[self._joined, self._places.lora] = np.where(ranks > 0, self._joins, 0)
         if narrow is None:
             return
         room, beside = narrow.rows * int(ranks.max(initial=0)), np.array(self._beside, np.int64)
@@ -291,14 +290,23 @@ class Program:
 
 
 def can_run(decoder: Decoder, attention: PagedAttention) -> bool:
-    """Whether all linears of a model have the kernels that a program runs, and attention nothing that they lack."""
+    """Whether all linears of a bfloat16 model have one kind of kernel for few rows, and attention is as ours is."""
     linears = [each for layer in decoder.layers for each in _linears(layer)]
-    if not all(isinstance(each.job, LoraJob) and each.joint is not None and _ready(each) for each in linears):
+    if not all(isinstance(each.job, LoraJob) and each.joint is not None for each in linears):
         return False
+    kernels = [_few(each) for each in (*linears, decoder.head)]
     layers = [(attention.shapes[each.index], attention.limits.get(each.index)) for each in decoder.layers]
-    return _ready(decoder.head) and all(
-        limits is not None and limits.softcap is None and shape.key_dim % (2 * LANES) == shape.value_dim % LANES == 0
-        for shape, limits in layers
+    return (
+        None not in kernels
+        and len({type(each) for each in kernels}) == 1
+        and all(each.inputs % LANES == 0 for each in kernels)
+        and all(each.pitch == each.outputs for each in kernels[:-1])
+        and all(
+            limits is not None
+            and limits.softcap is None
+            and shape.key_dim % (2 * LANES) == shape.value_dim % LANES == 0
+            for shape, limits in layers
+        )
     )
 
 
@@ -306,17 +314,9 @@ def _linears(layer: Layer) -> tuple[LoraLinear, ...]:
     return layer.query, layer.key, layer.value, layer.output, layer.gate, layer.up, layer.down
 
 
-def _ready(linear: nn.Module) -> bool:
-    panels = getattr(_base(linear), "few", None)
-    return isinstance(panels, Panels) and panels.dtype is torch.bfloat16 and panels.laid.in_features % LANES == 0
-
-
-def _panels(linear: nn.Module) -> Panels:
-    return cast(Panels, _base(linear).few)
-
-
-def _base(linear: nn.Module) -> nn.Module:
-    return linear.base if isinstance(linear, LoraLinear) else linear
+def _few(linear: nn.Module) -> Few:
+    base = linear.base if isinstance(linear, LoraLinear) else linear
+    return cast(Few, getattr(base, "few", None))
 
 
 def _at(array: np.ndarray) -> int:
