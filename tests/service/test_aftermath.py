@@ -178,18 +178,25 @@ async def test_a_copy_is_dropped_while_somebody_waits(make_deck: MakeDeck) -> No
     assert recorded(deck) == []
 
 
-@pytest.mark.parametrize("reason", ["not resident", "fails", "disk"])
+async def test_a_shadow_that_left_the_engine_comes_back_where_there_is_room(make_deck: MakeDeck) -> None:
+    deck, digests = await shadowed(make_deck, max_loras=2)
+    await deck.service.residents.unload("medical@2")
+    await deck.settle()
+    assert await ask(deck, 3) == [digests[0][:8]] * 3
+    await until(lambda: copies(deck, "answered") == 3)
+    assert deck.resident() == set(digests)
+
+
+@pytest.mark.parametrize("reason", ["no room", "fails", "disk"])
 async def test_a_shadow_that_cannot_answer_harms_nobody(make_deck: MakeDeck, reason: str) -> None:
-    deck, digests = await shadowed(make_deck)
-    if reason == "not resident":
-        await deck.service.residents.unload("medical@2")
-        await deck.settle()
-    elif reason == "fails":
+    deck, digests = await shadowed(make_deck, max_loras=1 if reason == "no room" else 4)
+    if reason == "fails":
         deck.engine.fail_answer.add(digests[1])
-    else:
+    elif reason == "disk":
         (deck.registry.home / "shadows").write_text("a file where the folder should be")
     assert await ask(deck, 3) == [digests[0][:8]] * 3
-    await until(lambda: copies(deck, "dropped" if reason == "not resident" else "failed") == 3)
+    await until(lambda: copies(deck, "dropped" if reason == "no room" else "failed") == 3)
+    assert digests[0] in deck.resident()
     assert (await deck.service.adapters.get("medical")).shadow is not None
 
 

@@ -54,6 +54,10 @@ class Room:
         others = [each.bytes for each in self._entries.values() if self.stays(each) and each.digest not in sizes]
         self.budget.require(list(sizes.values()), others)
 
+    def has_spare(self, size: int) -> bool:
+        """Return whether `size` bytes have room with nobody leaving for them."""
+        return not self.budget.lack((entry.bytes for entry in self._taking()), size)
+
     def victims(self, size: int, now: float) -> Sequence[Entry] | None:
         """Return who makes room for `size` bytes, at the loop's time `now`; None where there is too little.
 

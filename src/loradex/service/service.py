@@ -139,7 +139,7 @@ class Service:
         )
         self.places = Places(self.adapters, allow_dirs)
         journal = Journal(registry.home / FOLDER, shadow_log_size)
-        shadows = Shadows(engine, rendering, self.residency, journal, self.metrics, clock)
+        shadows = Shadows(engine, rendering, self.residency, self._read, journal, self.metrics, clock)
         self._aftermath = Aftermath(self._names, self.adapters, self.rollout, trials, shadows, self.metrics, clock)
         self._generator = Generator(engine, self._names, rendering, mixing, self.metrics, self._aftermath, clock)
         self.watcher = Watcher(self.adapters, watch, settle_seconds, clock)

@@ -1,6 +1,6 @@
 """Shadows: a copy of an answered request runs on another version, whose answer is recorded and never returned.
 
-The copy begins when the answer has ended, has the lowest priority, and uses only weights that are in the engine.
+The copy begins when the answer has ended, has the lowest priority, and makes no weights leave the engine for its own.
 Where requests wait, for the batch or for weights, it is dropped, also in the middle: it delays and fails nobody.
 """
 
@@ -25,7 +25,7 @@ from loradex.service.ask import Ask
 from loradex.service.ending import closing, to_the_end
 from loradex.service.journal import Journal
 from loradex.service.metrics import Metrics
-from loradex.service.rendering import Rendering
+from loradex.service.rendering import Read, Rendering
 from loradex.service.residency import Residency
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ class Shadows:
         engine: Engine,
         rendering: Rendering,
         residency: Residency,
+        read: Read,
         journal: Journal,
         metrics: Metrics,
         clock: Callable[[], float],
@@ -78,6 +79,7 @@ class Shadows:
         self._engine = engine
         self._rendering = rendering
         self._residency = residency
+        self._read = read
         self._journal = journal
         self._metrics = metrics
         self._clock = clock
@@ -116,6 +118,8 @@ class Shadows:
                 self._metrics.shadowed(copy.shadow, outcome)
 
     async def _run(self, copy: Copy) -> str:
+        if not self._residency.known(copy.shadow.digest):
+            await self._bring_in(copy.shadow)
         if self._is_busy(copy):
             return "dropped"
         answer = asyncio.create_task(self._answer(copy))
@@ -133,6 +137,12 @@ class Shadows:
             log.warning("the answer of the shadow %s cannot be kept: %s", copy.shadow, error)
             return "failed"
         return "answered"
+
+    async def _bring_in(self, shadow: AdapterRef) -> None:
+        """Load weights that are not in the engine, after a restart or an unload, where nobody has to make room."""
+        adapter = await self._read(shadow.digest)
+        if self._residency.room.has_spare(self._engine.footprint(adapter)):
+            (await self._residency.acquire(shadow.digest, name=shadow.name, adapter=adapter)).release()
 
     async def _answer(self, copy: Copy) -> dict[str, Any]:
         """Answer, and return what to record."""

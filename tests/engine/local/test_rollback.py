@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -15,10 +17,12 @@ from loradex.core.event import Delta, Finished
 from loradex.core.sampling import Sampling
 from loradex.engine.config import EngineConfig
 from loradex.engine.local.engine import LocalEngine
+from loradex.engine.local.plan import StepPlan
 from loradex.registry.registry import Registry
 from loradex.service.adapters import Mode
 from loradex.service.generate import Ask
 from loradex.service.service import Service
+from loradex.service.shadow import Copy, Shadows
 from tests.service.deck import save_adapter
 
 from .tiny import Family
@@ -68,6 +72,36 @@ async def moves(service: Service, mode: Mode, count: int) -> None:
             await verbs.rollback("medical", mode=mode)  # ends the canary
             assert (await verbs.rollback("medical", mode=mode)).ref.version == before
             await verbs.promote("medical", version, mode=mode)
+
+
+async def test_a_copy_for_a_shadow_is_not_dropped_because_of_its_own_long_step(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await service.rollout.shadow("medical", 1)
+    shadow = service.registry.resolve("medical@1").digest
+    runner = service.engine._loop._runner
+    is_busy, execute, looks, looked = Shadows._is_busy, runner.execute, itertools.count(), threading.Event()
+
+    def look(shadows: Shadows, copy: Copy) -> bool:
+        if next(looks) > 3:
+            looked.set()
+        return is_busy(shadows, copy)
+
+    def execute_slowly(plan: StepPlan) -> object:
+        if any(shadow in chunk.sequence.mix for chunk in plan.chunks):
+            looked.wait(10)
+        return execute(plan)
+
+    monkeypatch.setattr(Shadows, "_is_busy", look)
+    monkeypatch.setattr(runner, "execute", execute_slowly)
+    _, said = await answer(service, "medical", PROMPTS[0])
+    journal = tmp_path / "home" / "shadows" / "medical.jsonl"
+    async with asyncio.timeout(30):
+        while not journal.exists() or not journal.read_text("utf-8"):
+            await asyncio.sleep(0.005)
+    kept = json.loads(journal.read_text("utf-8"))
+    assert kept["answer"]["text"] == said
+    assert (kept["shadow"]["adapter"], kept["shadow"]["finish_reason"], kept["same"]) == ("medical@1", "length", False)
 
 
 @pytest.mark.parametrize("mode", ["drain", "immediate"])

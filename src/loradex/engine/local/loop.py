@@ -214,6 +214,8 @@ class Loop:
         """Compute one plan; return what there is to say."""
         began = time.monotonic()
         plan = self._scheduler.plan()
+        if self.snapshot.stats.waiting != len(self._scheduler.waiting):
+            self._refresh()  # a long step must not look like a queue: what it computes waits no more
         for chunk in plan.chunks:
             job = self._jobs[chunk.sequence.id]
             job.began = job.began or began
