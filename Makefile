@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-demo test test-gpu lint format bench up health hotfix benchmark down docs clean
+.PHONY: help demo serve-demo test test-gpu test-faults test-stores lint format bench up health hotfix benchmark down docs clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,12 @@ test: $(VENV)/.test  ## Run the tests (about ten minutes on two cores; WORKERS=4
 
 test-gpu: $(VENV)/.test  ## Run the tests that need an NVIDIA card, on this machine's
 	TRITON_INTERPRET=0 $(BIN)/python -m pytest -q -m gpu
+
+test-faults: $(VENV)/.test  ## Kill -9 at every point and fuzz at length (40 minutes; FUZZ_ROUNDS=2000 for 12)
+	$(BIN)/python -m pytest -n $(WORKERS) -q -m slow tests/faults tests/adapters
+
+test-stores: $(VENV)/.test-stores  ## Run the tests of s3:// and gs://, against servers of this machine
+	$(BIN)/python -m pytest -q tests/registry/sources/test_stores.py
 
 lint: $(VENV)/.lint  ## Check style, types and the direction of imports
 	$(BIN)/ruff check .

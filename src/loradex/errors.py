@@ -7,7 +7,7 @@
     │   └── Unsupported            400  understood, but not offered
     ├── AuthenticationFailed       401  no key, or an unknown one
     ├── PermissionDenied           403  the key lacks the scope
-    ├── PathNotAllowed             403  an adapter path outside the allowed folders
+    ├── PathNotAllowed             403  a path or address outside of what is allowed
     ├── NotFound                   404
     │   ├── ModelNotFound          404  `model` names neither the base nor an adapter
     │   ├── AdapterNotFound        404  no such adapter, version or alias
@@ -116,7 +116,7 @@ class PermissionDenied(LoradexError):
 
 
 class PathNotAllowed(LoradexError):
-    """An adapter path that lies, directly or through a symbolic link, outside the allowed folders."""
+    """An adapter's path or address that, directly or by a link or redirect, lies outside of what the server allows."""
 
     code = "path_not_allowed"
     status = 403

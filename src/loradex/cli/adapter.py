@@ -100,7 +100,8 @@ def add(
     else:
         ref = f"{name}@{change.version}"
         out.data(change, f"{ref} answers {canary:g} % of the requests for {name}", quiet=[ref])
-    out.next(f'loradex run {name} "..."')
+    end = f"loradex adapter promote {name} {change.version}" if canary is not None else f'loradex run {name} "..."'
+    out.next(end)
 
 
 @command(app, "ls", flags=FLAGS, examples=("loradex adapter ls", "loradex adapter ls --json"), hidden_alias="list")

@@ -132,4 +132,5 @@ def _usage(error: TyperException) -> UsageFailed:
     """Turn the parser's complaint into ours."""
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "loradex"
-    return UsageFailed(error.format_message().strip().rstrip("."), hint=f"See `{path} --help`")
+    said = error.format_message().strip().rstrip(".").replace(": Value error, ", ": ")
+    return UsageFailed(said, hint=f"See `{path} --help`")
