@@ -298,5 +298,5 @@ def _gib(size: int) -> str:
 
 
 def near(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
-    """Return up to `limit` of the `known` names that look like `name`, best first."""
-    return difflib.get_close_matches(name, list(known), n=limit, cutoff=0.5)
+    """Return up to `limit` of the `known` names that look like `name`, best first, each once."""
+    return difflib.get_close_matches(name, list(dict.fromkeys(known)), n=limit, cutoff=0.5)

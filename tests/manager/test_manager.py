@@ -306,6 +306,7 @@ async def test_a_failed_load_is_told_to_all_who_wait_and_tried_again(monkeypatch
         ({"adapters": {"a b": "/x"}}, errors.InvalidRequest, "a b"),
         ({"schemas": {"attribute": Advice}}, errors.AdapterNotFound, "Adapter 'attribute' not loaded"),
         ({"gpu_memory_utilisation": 0.7}, errors.ConfigInvalid, "Did you mean `gpu_memory_utilization`"),
+        ({"concept_adapter_pth": "/x"}, errors.ConfigInvalid, "Did you mean `concept_adapter_path`"),
         ({"gpu_memory_utilization": 7.0}, errors.ConfigInvalid, "such as 0.9"),
         ({"tensor_parallel_size": 2}, errors.Unsupported, "tensor_parallel_size"),
         ({"settings": 5}, errors.ConfigInvalid, "ModelSettings"),

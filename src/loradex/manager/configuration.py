@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from loradex.arguments.arguments import ARGUMENTS
 from loradex.core.adapter import BASE, check_name
 from loradex.errors import AdapterNotFound, ConfigInvalid
 from loradex.registry.sources.address import located
@@ -58,7 +59,7 @@ def read_configuration(
             given.
 
     Raises:
-        ConfigInvalid: no base is named.
+        ConfigInvalid: no base is named, or an argument is nearly an adapter's path.
         AdapterNotFound: a schema is for no adapter.
         InvalidRequest: a name is none.
     """
@@ -81,6 +82,10 @@ def read_configuration(
             "the settings",
             param="base_model_path",
         )
+    for key in values.keys() - set(ARGUMENTS):
+        name, like_a_path, _ = key.partition("_adapter_")
+        if like_a_path:
+            raise ConfigInvalid(f"There is no argument `{key}`", hint=f"Did you mean `{name}{SUFFIX}`?", param=key)
     after = float(values.pop("unload_after", UNLOAD_AFTER))
     kept = not values.pop("auto_unload", False)
     return Configuration(
