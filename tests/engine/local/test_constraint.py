@@ -158,11 +158,11 @@ def test_tokens_with_spaces_and_bytes_are_understood_and_those_beyond_the_tokeni
     vocab = tokenizer.get_vocab()
 
     def allowed(grammar: Grammar, taken: tuple[str, ...] = ()) -> set[str]:
-        sequence = Sequence("s", [1], 1, Sampling(temperature=0.0))
-        sequence.constraint = held.begin(grammar)
-        for piece in taken:
-            sequence.constraint.take(vocab[piece])
-        drawn = Sequence("d", [1], 1, Sampling(temperature=1.0), constraint=sequence.constraint)
+        sequence, drawn = (Sequence(f"{t}", [1], 1, Sampling(temperature=t)) for t in (0.0, 1.0))
+        for each in (sequence, drawn):
+            each.constraint = held.begin(grammar)
+            for piece in taken:
+                each.constraint.take(vocab[piece])
         found, by_chance = set(), set()
         for seed in range(width):
             logits = torch.zeros(3, width, dtype=dtype)
