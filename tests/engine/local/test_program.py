@@ -117,6 +117,21 @@ async def test_adapters_come_and_go_under_a_program(family, running: Running) ->
         assert torch.equal(without[1], before[1])
 
 
+async def test_threads_may_become_more(family, running: Running) -> None:
+    made = family("wide qwen2")
+    async with running(made, dtype="bfloat16", quantization="int8", threads=1) as engine:
+        runner = engine._loop._runner
+        prompts, first, *_ = steps(sequences(made, [[0], [1]]))
+        runner.logits(prompts)
+        before = runner.logits(first).clone()
+        torch.set_num_threads(3)
+        try:
+            after = runner.logits(first).clone()
+        finally:
+            torch.set_num_threads(1)
+        torch.testing.assert_close(after, before, rtol=0.02, atol=0.02)
+
+
 async def test_what_a_program_does_not_take_goes_through_the_modules(family, running: Running) -> None:
     made = family("wide qwen2")
     async with running(made, dtype="bfloat16", quantization="int8", max_num_seqs=200) as engine:

@@ -97,6 +97,7 @@ class Program:
         self._widths: list[int] = []  # of a row of each gate
         self._heads: list[int] = []  # rows of each norm for each row of the step
         self._widest = 0  # inputs of a product
+        self._threads = 0  # that the jobs have room for
         self._scratch = torch.empty(0)
         self._lora_scratch = np.zeros(0, np.float32)
         self._lay_out(attention)
@@ -117,6 +118,7 @@ class Program:
         cells, lengths = self._cells(chunks)
         written = cells[np.arange(rows), lengths - 1]
         narrow = Narrow(segments) if segments else None
+        self._set_threads(self._team.size)
         self._set_rows(rows)
         self._set_adapters(narrow)
         own = self._attends.table
@@ -151,10 +153,6 @@ class Program:
     def _settle(self) -> None:
         for jobs in (self._norms, self._gates, self._products, self._attends, self._loras):
             jobs.settle()
-        if self._places.wide is not None:
-            self._wide = torch.empty(self._team.size * self._rows * self._widest)
-            self._products.table[:, self._places.wide] = self._wide.data_ptr()
-        self._loras.table[:, lora.THREADS] = self._team.size
         self._joins = np.array([self._loras.address(number) for number in range(len(self._joined))], np.int64)
         listed = [(each.function, each.jobs.address(each.number), each.waits) for each in self._operations]
         self._listed = np.array(listed, np.int64)
@@ -251,6 +249,16 @@ class Program:
             own = chunk.sequence.blocks[:width]
             row[: len(own), 0] = own
         return (blocks * self._block + np.arange(self._block)).reshape(len(chunks), -1), lengths
+
+    def _set_threads(self, threads: int) -> None:
+        """Make room for so many threads; others in the process may change what this one has."""
+        if threads == self._threads:
+            return
+        self._threads = threads
+        self._loras.table[:, lora.THREADS] = threads
+        if self._places.wide is not None:
+            self._wide = torch.empty(threads * self._rows * self._widest)
+            self._products.table[:, self._places.wide] = self._wide.data_ptr()
 
     def _set_rows(self, rows: int) -> None:
         norms, gates, products, attends = (
