@@ -64,6 +64,19 @@ def test_one_batch_of_three_adapters_and_the_base_is_answered_in_order(llm: LLM)
     assert all(output.finished and output.outputs[0].finish_reason == "stop" for output in outputs)
 
 
+def test_the_prompt_is_scored_token_by_token_with_ranks(llm: LLM) -> None:
+    plain, scored = llm.generate(
+        ["What is a lease?"] * 2, [GREEDY, SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=2)]
+    )
+    assert plain.prompt_logprobs is None
+    first, *others = scored.prompt_logprobs or ()
+    assert first is None
+    for token, each in zip(scored.prompt_token_ids[1:], others, strict=True):
+        assert each is not None
+        assert each[token].rank in range(1, 2049)
+        assert {alternative.rank for alternative in each.values()} >= {1, 2}
+
+
 def test_the_same_name_with_a_new_path_is_a_new_version_and_nothing_is_read_twice(
     llm: LLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
