@@ -23,7 +23,7 @@ def test_any_other_is_replaced(bad: str | None) -> None:
     assert len(made) == 32
 
 
-async def call(app: Any, body: bytes = b"", **headers: str) -> tuple[int, dict[str, str], bytes]:
+async def call(app: Any, body: bytes = b"", line: str = "POST /x", **headers: str) -> tuple[int, dict[str, str], bytes]:
     sent: list[Message] = []
     parts = [body[i : i + 4] for i in range(0, len(body), 4)] or [b""]
 
@@ -34,7 +34,8 @@ async def call(app: Any, body: bytes = b"", **headers: str) -> tuple[int, dict[s
         sent.append(message)
 
     raw = [(key.replace("_", "-").encode(), value.encode()) for key, value in headers.items()]
-    await app({"type": "http", "method": "POST", "path": "/x", "headers": raw}, receive, send)
+    method, path = line.split()
+    await app({"type": "http", "method": method, "path": path, "headers": raw}, receive, send)
     found = {key.decode(): value.decode() for key, value in sent[0]["headers"]}
     return sent[0]["status"], found, b"".join(message["body"] for message in sent[1:])
 
@@ -57,6 +58,30 @@ async def test_what_nobody_foresaw_is_a_500_with_an_id_and_nothing_else() -> Non
     assert "mine" in error["hint"]
     assert logs[0]["exc_info"]
     assert logs[1]["status"] == 500
+
+
+async def fine(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize(
+    ("line", "level"),
+    [
+        ("GET /health", "debug"),
+        ("GET /api/jobs/1f2e3d", "debug"),
+        ("GET /api/jobs", "info"),
+        ("DELETE /api/jobs/1f2e3d", "info"),
+    ],
+)
+async def test_what_is_asked_again_and_again_is_logged_quietly(line: str, level: str) -> None:
+    structlog.reset_defaults()
+    try:
+        with capture_logs() as logs:
+            await call(Edge(fine), line=line)
+    finally:
+        structlog.reset_defaults()
+    assert [each["log_level"] for each in logs] == [level]
 
 
 async def test_a_body_that_says_it_is_too_large_is_refused_unread() -> None:

@@ -24,8 +24,8 @@ _UPLOAD = re.compile(r"/api/adapters/[^/]+/files")
 
 _SANE = re.compile(r"[!-~]{1,128}")
 
-_QUIET = frozenset({"/health", "/ready", "/metrics"})
-"""Paths that monitors ask every few seconds; they are logged at debug level."""
+_QUIET = re.compile(r"(?:GET|HEAD) /(?:health|ready|metrics|api/jobs/[^/]+)")
+"""What monitors, and clients that follow a job, ask again and again; it is logged at debug level."""
 
 
 def sane_id(given: str | None) -> str:
@@ -65,7 +65,7 @@ class Edge:
             if not status:
                 await reply_to(unexpected(request_id), request_id)(scope, receive, watched)
         finally:
-            write = log.debug if scope["path"] in _QUIET else log.info
+            write = log.debug if _QUIET.fullmatch(f"{scope['method']} {scope['path']}") else log.info
             seconds = round(time.monotonic() - began, 4)
             extra = {"adapter": adapter} if adapter else {}
             # As it was sent: decoded, a path may hold line breaks, which would forge lines of the log.
