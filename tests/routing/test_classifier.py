@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from loradex.errors import ConfigInvalid
 from loradex.routing.classifier import Classifier
@@ -45,18 +43,6 @@ def test_below_the_threshold_it_abstains_and_says_so() -> None:
     found = strict.decide("What are the symptoms of diabetes?")
     assert found.adapter == "base"
     assert found.reason.endswith("less than 1.00")
-
-
-def test_a_decision_is_the_vectorizers_and_the_heads(trained: Classifier) -> None:
-    """The short way that a decision takes gives what scikit-learn's matrices give."""
-    texts = [example.text for example in read_examples(BENCHMARKS / "routing_prompts.jsonl")]
-    rows, values = zip(*(trained._vector(text) for text in texts), strict=True)
-    oracle = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, vocabulary=trained._index)
-    oracle.idf_ = trained._rarity
-    ours = np.zeros((len(texts), len(trained._rarity)))
-    for index, (columns, weights) in enumerate(zip(rows, values, strict=True)):
-        ours[index, columns] = weights
-    np.testing.assert_allclose(ours, oracle.transform(texts).toarray(), atol=1e-12)
 
 
 def test_two_labels_and_few_examples_are_enough() -> None:

@@ -49,5 +49,5 @@ def test_the_lexical_classifier_on_prompts_that_it_has_not_seen(trained: Classif
     assert not seen & {prompt.text for prompt in prompts}
     found = evaluate(trained, prompts, lambda: 0.0)
     assert found.routed_precision is not None
-    assert found.routed_precision >= 0.85
-    assert found.accuracy >= 0.45
+    assert found.routed_precision >= 0.8
+    assert found.accuracy >= 0.5

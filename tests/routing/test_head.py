@@ -5,12 +5,12 @@ from functools import partial
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from sklearn.naive_bayes import ComplementNB
+from sklearn.naive_bayes import MultinomialNB
 
 from loradex.routing import head
-from loradex.routing.head import complement, logistic, softmax
+from loradex.routing.head import bayes, logistic, softmax
 
-train = partial(head.train, precision=0.9)
+train = partial(head.train, usual=0.6)
 
 LABELS = ["a", "b", "base"]
 
@@ -27,7 +27,7 @@ def test_both_ways_to_learn_are_linear_and_say_what_scikit_learn_says() -> None:
     vectors = np.abs(vectors)
     oracles = [
         (logistic(10.0), LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000)),
-        (complement(0.3), ComplementNB(alpha=0.3)),
+        (bayes(0.3), MultinomialNB(alpha=0.3, fit_prior=False)),
     ]
     for fit, oracle in oracles:
         names, weights, bias = fit(vectors, np.asarray(labels))
@@ -48,18 +48,22 @@ def test_probabilities_are_as_often_right_as_they_say() -> None:
     assert abs(unseen.max(axis=1).mean() - right.mean()) < abs(raw.max(axis=1).mean() - right.mean())
 
 
-def test_the_threshold_rises_where_labels_are_hard_to_tell() -> None:
-    thresholds = []
-    for spread in (0.1, 0.7):
+def test_where_labels_are_hard_to_tell_fewer_prompts_reach_the_threshold() -> None:
+    routed = []
+    for spread in (0.1, 0.9):
         vectors, labels = clouds(spread)
-        thresholds.append(train(vectors, labels, [True] * len(labels), logistic(10.0)).threshold)
-    assert thresholds[0] < thresholds[1]
+        found = train(vectors[::2], labels[::2], [True] * 90, logistic(10.0))
+        assert found.threshold == 0.6
+        chances = found.probabilities(vectors[1::2] @ found.weights + found.bias)
+        routed.append(sum(found.choose(each)[0] != "base" for each in chances))
+    assert routed[0] == 60
+    assert routed[1] < 50
 
 
 def test_a_given_threshold_is_kept_and_descriptions_are_not_judged() -> None:
     vectors, labels = clouds(0.3)
     asked = [index % 60 < 4 for index in range(len(labels))]  # four prompts a label: too few to learn from
-    assert train(vectors, labels, asked, logistic(10.0)).threshold == head.FALLBACK
+    assert train(vectors, labels, asked, logistic(10.0)).threshold == head.UNCALIBRATED
     assert train(vectors, labels, asked, logistic(10.0)).temperature == 1.0
     assert train(vectors, labels, [True] * len(labels), logistic(10.0), threshold=0.77).threshold == 0.77
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,44 +11,38 @@ from numpy.typing import NDArray
 from loradex.core.adapter import BASE
 from loradex.errors import ConfigInvalid
 from loradex.routing.decision import Decision
-from loradex.routing.head import Head, complement, train
+from loradex.routing.head import Head, bayes, train
+from loradex.routing.pieces import learn_pieces
 from loradex.routing.route import Route, lessons
 
 _SMOOTHING = 0.3
-_PRECISION = 0.92
-"""That a learned threshold aims at: prompts come harder than examples are, and more would leave few that are routed."""
-
-_PIECES = (3, 5)
-_MAX_CHARACTERS = 4000
+_THRESHOLD = 0.6
+MAX_CHARACTERS = 2000
 """Of a prompt that are looked at; a domain shows early, and a decision must stay short."""
 
 _SAID = 3
 
 
 class Classifier:
-    """Complement naive Bayes on weighted character n-grams.
+    """Naive Bayes on the words of prompts and on pieces of them.
 
-    Training is scikit-learn's and takes a moment; a decision looks up each n-gram of the prompt and adds rows, which
+    Training is scikit-learn's and takes a moment; a decision looks up each piece of the prompt and adds rows, which
     takes a fraction of a millisecond.
 
     Args:
         routes: with examples or descriptions, of two names at least.
-        threshold: probability that an adapter needs; None learns it.
+        threshold: probability that an adapter needs; None takes the usual one.
 
     Raises:
         ConfigInvalid: fewer than two routes have something to learn from.
     """
 
     def __init__(self, routes: Sequence[Route], threshold: float | None = None) -> None:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
         texts, labels, asked = teaching(routes)
-        pieces = TfidfVectorizer(analyzer="char_wb", ngram_range=_PIECES, sublinear_tf=True)
-        vectors, fit = pieces.fit_transform(texts), complement(_SMOOTHING)
-        self._head: Head = train(vectors, labels, asked, fit, precision=_PRECISION, threshold=threshold)
-        self._split: Callable[[str], list[str]] = pieces.build_analyzer()
-        self._index: dict[str, int] = pieces.vocabulary_
-        self._rarity: NDArray[np.float64] = pieces.idf_
+        self._pieces = learn_pieces(texts)
+        self._head: Head = train(
+            self._pieces.matrix(texts), labels, asked, bayes(_SMOOTHING), usual=_THRESHOLD, threshold=threshold
+        )
 
     @property
     def threshold(self) -> float:
@@ -57,20 +51,13 @@ class Classifier:
 
     def decide(self, text: str) -> Decision:
         """Decide on one prompt."""
-        rows, values = self._vector(text[:_MAX_CHARACTERS])
+        rows, values = self._pieces.vector(text[:MAX_CHARACTERS])
         if not len(rows):
             nothing = dict.fromkeys(self._head.labels, 0.0)
             return Decision(BASE, 1.0, "nothing in it was seen in any example", nothing, "unknown")
         head = self._head
         chances = head.probabilities(values @ head.weights[rows] + head.bias)
         return decision(head, chances)
-
-    def _vector(self, text: str) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        """Return the same as the vectorizer's `transform`, without its matrix: columns, and values of length 1."""
-        known = [self._index[piece] for piece in self._split(text) if piece in self._index]
-        rows, counts = np.unique(np.asarray(known, dtype=np.intp), return_counts=True)
-        values = (1 + np.log(counts)) * self._rarity[rows]
-        return rows, values / (np.linalg.norm(values) or 1.0)
 
 
 def teaching(routes: Sequence[Route]) -> tuple[list[str], list[str], list[bool]]:

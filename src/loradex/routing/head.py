@@ -14,10 +14,13 @@ from loradex.core.adapter import BASE
 
 Floats = NDArray[np.float64]
 
-FALLBACK = 0.5
-"""The threshold where there are too few examples to learn one, and the highest where all of them are told apart."""
+UNCALIBRATED = 0.5
+"""The threshold where there are too few examples to calibrate with."""
 
-_FOLDS = 5
+_FOLDS = 10
+_FEWEST = 5
+"""Examples of each name that calibration takes."""
+
 _TEMPERATURES = np.geomspace(0.05, 20.0, 61)
 
 
@@ -65,21 +68,22 @@ def train(
     asked: Sequence[bool],
     fit: Fit,
     *,
-    precision: float,
+    usual: float,
     threshold: float | None = None,
 ) -> Head:
     """Learn a head.
 
-    Temperature (Guo et al. 2017) and threshold are learned from examples that the model which judges them has not
-    seen, in folds.
+    The temperature (Guo et al. 2017) is learned from examples that the model which judges them has not seen, in folds.
+    It makes one threshold mean the same everywhere: where examples are hard to tell apart, fewer prompts reach it. A
+    threshold learned from the same folds was tried; it hangs on the few examples around it, and was worse everywhere.
 
     Args:
         vectors: [texts, features], dense or sparse.
         labels: of each text; two different ones at least.
         asked: of each text, whether it is a prompt; the others (descriptions) teach, and are not judged.
         fit: how weights are learned.
-        precision: share of the prompts sent to an adapter that a learned threshold wants to be sent right.
-        threshold: probability that an adapter needs; None learns it.
+        usual: threshold for calibrated probabilities.
+        threshold: probability that an adapter needs; None takes the usual one.
     """
     from threadpoolctl import threadpool_limits
 
@@ -87,14 +91,15 @@ def train(
     # So small a problem gains nothing from threads, and those of the engine must not be kept waiting.
     with threadpool_limits(1, user_api="blas"):
         names, weights, bias = fit(vectors, given)
-        temperature, learned = 1.0, FALLBACK
-        if min(Counter(given[prompts]).values(), default=0) >= _FOLDS and set(given[prompts]) == set(names):
-            logits = _unseen(vectors, given, prompts, fit)
+        temperature, needed = 1.0, UNCALIBRATED
+        fewest = min(Counter(given[prompts]).values(), default=0)
+        if fewest >= _FEWEST and set(given[prompts]) == set(names):
+            logits = _unseen(vectors, given, prompts, fit, folds=min(fewest, _FOLDS))
             answers = np.searchsorted(names, given[prompts])
             temperature = min(_TEMPERATURES, key=lambda each: _surprise(logits, answers, each))
-            learned = _threshold(softmax(logits, temperature), answers, names.tolist(), precision)
+            needed = usual
     labels = tuple(names.tolist())
-    return Head(labels, weights, bias, float(temperature), learned if threshold is None else threshold)
+    return Head(labels, weights, bias, float(temperature), needed if threshold is None else threshold)
 
 
 def logistic(strength: float) -> Fit:
@@ -112,18 +117,19 @@ def logistic(strength: float) -> Fit:
     return fit
 
 
-def complement(smoothing: float) -> Fit:
-    """Return the naive Bayes of Rennie et al. (2003), which asks how little a text looks like all other labels'.
+def bayes(smoothing: float) -> Fit:
+    """Return a multinomial naive Bayes, in which all labels are as likely beforehand.
 
-    From few examples it is surer than a regression of what it has seen once. `smoothing` is what each feature counts
-    before any text is seen.
+    From few examples it is no surer of what it has seen once than it should be, which a regression is. `smoothing` is
+    what each feature counts before any text is seen.
     """
 
     def fit(vectors: Any, labels: NDArray[np.str_]) -> tuple[NDArray[np.str_], Floats, Floats]:
-        from sklearn.naive_bayes import ComplementNB
+        from sklearn.naive_bayes import MultinomialNB
 
-        model = ComplementNB(alpha=smoothing).fit(vectors, labels)
-        return model.classes_, np.ascontiguousarray(model.feature_log_prob_.T), np.zeros(len(model.classes_))
+        model = MultinomialNB(alpha=smoothing, fit_prior=False).fit(vectors, labels)
+        known = np.asarray(vectors.sum(axis=0)).ravel() > 0  # what none of these texts has speaks for no label
+        return model.classes_, model.feature_log_prob_.T * known[:, None], np.zeros(len(model.classes_))
 
     return fit
 
@@ -136,12 +142,12 @@ def softmax(logits: Floats, temperature: float) -> Floats:
     return found
 
 
-def _unseen(vectors: Any, labels: NDArray[np.str_], prompts: NDArray[np.intp], fit: Fit) -> Floats:
+def _unseen(vectors: Any, labels: NDArray[np.str_], prompts: NDArray[np.intp], fit: Fit, folds: int) -> Floats:
     """Return the logits of each prompt, from a model that was trained without it."""
     from sklearn.model_selection import StratifiedKFold
 
     found = np.zeros((len(prompts), len(set(labels))))
-    for _, held in StratifiedKFold(_FOLDS, shuffle=True, random_state=0).split(prompts, labels[prompts]):
+    for _, held in StratifiedKFold(folds, shuffle=True, random_state=0).split(prompts, labels[prompts]):
         seen = np.setdiff1d(np.arange(len(labels)), prompts[held])
         _, weights, bias = fit(vectors[seen], labels[seen])
         found[held] = vectors[prompts[held]] @ weights + bias
@@ -152,17 +158,3 @@ def _surprise(logits: Floats, answers: NDArray[np.intp], temperature: float) -> 
     """Return the mean negative log-likelihood."""
     chances = softmax(logits, temperature)[np.arange(len(answers)), answers]
     return float(-np.log(np.maximum(chances, 1e-12)).mean())
-
-
-def _threshold(chances: Floats, answers: NDArray[np.intp], names: Sequence[str], precision: float) -> float:
-    """Return the lowest probability from which on that share of the routed prompts are routed right."""
-    best = chances.argmax(axis=1)
-    routed = np.array([names[index] != BASE for index in best])
-    order = np.argsort(-chances.max(axis=1))
-    order = order[routed[order]]
-    if not len(order):
-        return FALLBACK
-    right = np.cumsum(best[order] == answers[order]) / np.arange(1, len(order) + 1)
-    good = np.flatnonzero(right >= precision)
-    lowest = float(chances[order[good[-1] if len(good) else 0]].max())
-    return min(lowest, FALLBACK) if right[-1] >= precision else lowest
