@@ -34,7 +34,7 @@ ROUTER = (Flag("router", ("--router",), "The router's YAML file.", "FILE"),)
 Policy = Annotated[PolicyName | None, typer.Option("--policy", help="How to decide; else as the router's file says.")]
 Threshold = Annotated[
     float | None,
-    typer.Option("--threshold", metavar="P", min=0, max=1, help="Confidence that an adapter needs; else the policy's own."),
+    typer.Option("--threshold", metavar="P", min=0, max=1, help="Confidence that an adapter needs; else the usual."),
 ]
 Model = Annotated[
     str | None, typer.Option("--model", metavar="MODEL", help="For embeddings: a sentence-transformers model.")
