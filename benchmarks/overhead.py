@@ -74,7 +74,7 @@ def run(plan: Plan, workload: Workload) -> Result:
         mix = Mix.of(adapters[each.adapter].digest)
         sampling = Sampling(max_tokens=each.output, temperature=0.0, ignore_eos=True)
         answer = Sequence(str(each.index), list(each.tokens), len(each.tokens), sampling, mix)
-        output = Output(engine._text, answer, engine._eos, engine.info.max_model_len)
+        output = Output(engine._texts.base, answer, engine._eos, engine.info.max_model_len)
         loop._add(_Job(answer, output, time.monotonic()))
     row = Pairs("outside kernels", "outside", "step", "s", *_measure(loop, scheduler), "lower")
     model = {

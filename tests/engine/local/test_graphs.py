@@ -14,7 +14,7 @@ from loradex.engine.local.graphs import SHARERS, sizes
 from loradex.engine.local.plan import Chunk
 from loradex.engine.local.runner import Runner
 
-from .tiny import DEVICES, Running, sequences, steps
+from .tiny import DEVICES, Running, sequences, steps, taken_out
 
 ROWS = 4
 
@@ -69,14 +69,8 @@ async def test_adapters_come_and_go_under_recorded_steps(device, family, running
         prompts, first, *_ = steps(own)
         runner.logits(prompts)
         before = runner.logits(first).clone()
-        digest = made.adapters[0].digest
-        slot = runner.slots[digest]
-        pairs = {name: linear.table[slot] for name, linear in runner.model.linears.items()}
-        for linear in runner.model.linears.values():
-            linear.put(slot, None)
-        without = runner.logits(first).clone()
-        for name, linear in runner.model.linears.items():
-            linear.put(slot, pairs[name])
+        with taken_out(runner, made.adapters[0]):
+            without = runner.logits(first).clone()
         again = runner.logits(first)
         torch.testing.assert_close(again, before, atol=1e-6, rtol=0)
         assert (without[0] - before[0]).abs().max() > 1e-3

@@ -14,11 +14,12 @@ from loradex.engine.local.gemv_job import GemvJob
 from loradex.engine.local.packed import multiplies_bfloat16
 from loradex.engine.local.panel_linear import PanelLinear
 from loradex.engine.local.panels import Panels
-from loradex.engine.local.plan import Chunk, StepPlan
+from loradex.engine.local.plan import Chunk
 from loradex.engine.local.program import Program
 from loradex.engine.local.runner import Runner
+from loradex.engine.local.sequence import Sequence
 
-from .tiny import Running, sequences, steps
+from .tiny import Running, sequences, steps, taken_out
 
 METHODS = [
     pytest.param(
@@ -29,22 +30,22 @@ METHODS = [
 ]
 
 
-def both(runner: Runner, plan: StepPlan) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the logits of a step as a program and as it comes."""
+def compare(runner: Runner, own: list[Sequence]) -> None:
+    """Compute decodes of some sequences as a program and as they come."""
     program = runner.recorded
-    assert program is not None
-    assert program.takes(plan.chunks, ())
-    ours = runner.logits(plan).clone()
-    runner.recorded = None
-    theirs = runner.logits(plan).clone()
-    runner.recorded = program
-    return ours, theirs
-
-
-def alike(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
-    """Whether both are the same; nearly, where torch attends in the modules, which sums in another order."""
-    allowed = 0.05 * theirs.float().abs().max() if multiplies_bfloat16() else 0.0
-    return bool((ours.float() - theirs.float()).abs().max() <= allowed)
+    assert isinstance(program, Program)
+    prompts, *decodes = steps(own)
+    assert not program.takes(prompts.chunks, ())
+    runner.logits(prompts)
+    for plan in decodes:
+        assert program.takes(plan.chunks, ())
+        ours = runner.logits(plan).clone()
+        runner.recorded = None
+        theirs = runner.logits(plan).clone()
+        runner.recorded = program
+        # The same, or nearly, where torch attends in the modules, which sums in another order.
+        allowed = 0.05 * theirs.float().abs().max() if multiplies_bfloat16() else 0.0
+        assert (ours.float() - theirs.float()).abs().max() <= allowed
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -53,13 +54,7 @@ async def test_a_program_says_what_the_modules_say(name, method, family, running
     made = family(name)
     async with running(made, dtype="bfloat16", quantization=method, max_num_seqs=4, threads=2) as engine:
         runner = engine._loop._runner  # the thread is idle: nothing was submitted
-        assert isinstance(runner.recorded, Program)
-        prompts, *decodes = steps(sequences(made, [[], [2], [2], [0, 2]]))
-        assert not runner.recorded.takes(prompts.chunks, ())
-        runner.logits(prompts)
-        for plan in decodes:
-            ours, theirs = both(runner, plan)
-            assert alike(ours, theirs)
+        compare(runner, sequences(made, [[], [2], [2], [0, 2]]))
 
 
 class Blocks(PanelLinear):
@@ -90,12 +85,8 @@ async def test_a_program_on_the_weights_that_onednn_packs(family, running, monke
     made = family("wide qwen2")
     async with running(made, dtype="bfloat16", max_num_seqs=3, threads=2) as engine:
         runner = engine._loop._runner
-        assert isinstance(runner.recorded, Program)
         assert all(isinstance(linear.base, Blocks) for linear in runner.model.linears.values())
-        prompts, *decodes = steps(sequences(made, [[], [2], [0, 2]]))
-        runner.logits(prompts)
-        for plan in decodes:
-            assert alike(*both(runner, plan))
+        compare(runner, sequences(made, [[], [2], [0, 2]]))
 
 
 async def test_adapters_come_and_go_under_a_program(family, running: Running) -> None:
@@ -105,13 +96,8 @@ async def test_adapters_come_and_go_under_a_program(family, running: Running) ->
         prompts, first, *_ = steps(sequences(made, [[0], [1]]))
         runner.logits(prompts)
         before = runner.logits(first).clone()
-        slot = runner.slots[made.adapters[0].digest]
-        pairs = {name: linear.table[slot] for name, linear in runner.model.linears.items()}
-        for linear in runner.model.linears.values():
-            linear.put(slot, None)
-        without = runner.logits(first).clone()
-        for name, linear in runner.model.linears.items():
-            linear.put(slot, pairs[name])
+        with taken_out(runner, made.adapters[0]):
+            without = runner.logits(first).clone()
         assert torch.equal(runner.logits(first), before)
         assert not torch.equal(without[0], before[0])
         assert torch.equal(without[1], before[1])

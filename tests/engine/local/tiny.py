@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,7 @@ from loradex.core.sampling import Sampling
 from loradex.engine.local.engine import LocalEngine
 from loradex.engine.local.plan import Chunk, StepPlan
 from loradex.engine.local.rounding import round_weight
+from loradex.engine.local.runner import Runner
 from loradex.engine.local.sequence import Sequence
 
 VOCAB = 320
@@ -267,3 +268,15 @@ def steps(own: list[Sequence]) -> Iterator[StepPlan]:
         yield StepPlan(tuple(Chunk(each, len(each.tokens) - 1, 1, samples=True) for each in some))
         for each in some:
             each.tokens.append(each.tokens[0])
+
+
+@contextmanager
+def taken_out(runner: Runner, adapter: Adapter) -> Iterator[None]:
+    """Empty an adapter's slot in every linear, and fill it again."""
+    slot, linears = runner.slots[adapter.digest], runner.model.linears.values()
+    pairs = [linear.table[slot] for linear in linears]
+    for linear in linears:
+        linear.put(slot, None)
+    yield
+    for linear, pair in zip(linears, pairs, strict=True):
+        linear.put(slot, pair)

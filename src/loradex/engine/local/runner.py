@@ -138,7 +138,7 @@ class Runner:
 
     def _recorded(self, chunks: Sequence[Chunk]) -> torch.Tensor | None:
         """Return the logits of a decode step that was recorded, None for any other."""
-        if self.recorded is None or any(chunk.wanted for chunk in chunks):
+        if self.recorded is None or any(chunk.length > 1 or chunk.wanted for chunk in chunks):
             return None
         segments = tuple(self._segments((chunk, chunk.start) for chunk in chunks))
         changing = self._changing | {self.slots[digest] for digest in self._vocabularies}

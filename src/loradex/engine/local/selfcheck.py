@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -68,34 +67,23 @@ def _compare(runner: Runner, allowed: float) -> None:
         )
 
 
-@contextmanager
-def as_they_come(runner: Runner) -> Iterator[list[Sequence]]:
-    """Yield two sequences whose last tokens are still to be computed; steps within are not played from a record."""
-    tokens, recorded = runner.model.probe, runner.recorded
-    runner.recorded = None
-    width = -(-len(tokens) // runner.block_size)
-    every = list(range(2 * width))
-    own = [
-        Sequence("long", list(tokens), len(tokens), Sampling(), blocks=every[:width]),
-        Sequence("short", list(tokens[2:-3]), len(tokens) - 5, Sampling(), blocks=every[width:]),
-    ]
-    try:
-        runner.logits(StepPlan(tuple(Chunk(each, 0, len(each.tokens) - 1, samples=False) for each in own)))
-        yield own
-    finally:
-        runner.recorded = recorded
-
-
 def deviation(runner: Runner, make: Callable[[], Made | None]) -> tuple[Made | None, float]:
     """Let `make` record decode steps, after one was computed as it comes; return what it made, and how far it is off.
 
-    That is the largest deviation of logits as a share of the largest.
+    That is the largest deviation of logits as a share of the largest. The runner has no recorded steps yet.
     """
-    with as_they_come(runner) as own:
-        chunks = tuple(Chunk(each, len(each.tokens) - 1, 1, samples=True) for each in own)
-        theirs = runner.logits(StepPlan(chunks)).float()
-        made = make()
-        if made is None:
-            return None, 0.0
-        ours = made.logits(chunks, ()).float()
-        return made, float((ours - theirs).abs().max() / theirs.abs().max())
+    tokens = runner.model.probe
+    width = -(-len(tokens) // runner.block_size)
+    every = list(range(2 * width))
+    own = (
+        Sequence("long", list(tokens), len(tokens), Sampling(), blocks=every[:width]),
+        Sequence("short", list(tokens[2:-3]), len(tokens) - 5, Sampling(), blocks=every[width:]),
+    )
+    runner.logits(StepPlan(tuple(Chunk(each, 0, len(each.tokens) - 1, samples=False) for each in own)))
+    chunks = tuple(Chunk(each, len(each.tokens) - 1, 1, samples=True) for each in own)
+    theirs = runner.logits(StepPlan(chunks)).float()
+    made = make()
+    if made is None:
+        return None, 0.0
+    ours = made.logits(chunks, ()).float()
+    return made, float((ours - theirs).abs().max() / theirs.abs().max())

@@ -49,9 +49,7 @@ class Text:
                 f"The tokenizer of {path} has no tokenizer.json",
                 hint="Convert it: `AutoTokenizer.from_pretrained(PATH, use_fast=True).save_pretrained(PATH)`",
             )
-        tokenizer.model_max_length = (
-            1 << 60
-        )  # what does not fit is refused by us; transformers would warn of it as well
+        tokenizer.model_max_length = 1 << 60  # we refuse what does not fit; transformers would warn of it as well
         self.tokenizer = tokenizer
         self.vocab_size = vocab_size
         self.ends: tuple[int, ...] = ()
