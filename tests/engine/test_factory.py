@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+from loradex import engine as engines
+from loradex.engine import local
 from loradex.engine.config import EngineConfig
 from loradex.engine.factory import engine_names, engine_part, make_engine
 from loradex.engine.fake import FakeEngine
@@ -24,6 +26,8 @@ def test_an_unknown_engine_is_refused_with_what_looks_like_it() -> None:
 
 
 def test_without_torch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The package is imported anew, and must not stay where its modules are missed afterwards.
+    monkeypatch.setattr(engines, "local", local)
     for name in [name for name in sys.modules if name.startswith("loradex.engine.local")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)
