@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 import secrets
 import time
@@ -25,6 +24,7 @@ from loradex.core.request import GenerateRequest
 from loradex.engine.base import EngineStats, LoadReport, Progress, Resident
 from loradex.engine.built import Limits, read_manifest, within
 from loradex.engine.config import EngineConfig
+from loradex.engine.local import heap
 from loradex.engine.local import model as base_model
 from loradex.engine.local.blocks import Blocks
 from loradex.engine.local.change import Weights
@@ -90,7 +90,7 @@ class LocalEngine:
 
         try:
             runner, scheduler = await asyncio.to_thread(self._build, tell)
-            _settle_heap()
+            heap.settle()
         except torch.OutOfMemoryError as error:
             raise ConfigInvalid(
                 f"The memory of {self.config.device!r} does not hold model and cache: {error}",
@@ -106,7 +106,7 @@ class LocalEngine:
         if loop is not None:
             await asyncio.to_thread(loop.stop)
             await asyncio.to_thread(self._loader.stop)
-            gc.unfreeze()  # what `start` kept from the search for garbage may be garbage now
+            heap.release()
 
     def write(self, folder: Path, limits: Limits, tell: Callable[[float], None]) -> None:
         """Write the model, which runs and has checked itself, as an engine directory; see `write_directory`."""
@@ -380,12 +380,3 @@ def _make_blocks(config: EngineConfig, model: BaseModel) -> tuple[Blocks, int]:
             hint="Raise `--kv-cache-memory` or lower `--max-model-len`",
         )
     return blocks, min(wanted, room)
-
-
-def _settle_heap() -> None:
-    """Keep what is there by now out of Python's search for garbage, which loads set off.
-
-    To look through a model's and transformers' own objects takes as long as a step, and every answer waits.
-    """
-    gc.collect()
-    gc.freeze()
