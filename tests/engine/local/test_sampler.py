@@ -32,6 +32,34 @@ def test_greedy_takes_the_likeliest() -> None:
     assert draw(3, temperature=0.0) == {0: 3}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_likeliest_is_found_among_values_of_any_sign(dtype: torch.dtype) -> None:
+    torch.manual_seed(1)
+    wide = torch.randn(8, 300, 2).to(dtype)[..., 0].t().contiguous().t()
+    wide[1] = -wide[1].abs() - 1
+    wide[2] = float("-inf")
+    wide[2, 70] = -3e4
+    wide[3, 5] = float("inf")
+    wide[4] = -0.0
+    logits = torch.cat([wide, torch.full((8, 20), 9.0, dtype=dtype)], dim=1)[:, :300]  # rows with more behind them
+    greedy = [sequence(Sampling(temperature=0.0)) for _ in range(8)]
+    choices = sample(logits.clone(), greedy, eos=())
+    for row, choice in zip(logits, choices, strict=True):
+        assert not choice.broken
+        assert row[choice.token] == row.max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_no_number_is_noticed_whatever_its_sign(sign: int, dtype: torch.dtype) -> None:
+    logits = rows(3).to(dtype)
+    logits[0, 2] = math.copysign(float("nan"), sign)
+    logits[1] = -5.0
+    logits[1, 1] = math.copysign(float("nan"), sign)
+    choices = sample(logits, [sequence(Sampling(temperature=0.0)) for _ in range(3)], eos=())
+    assert [choice.broken for choice in choices] == [True, True, False]
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_frequencies_follow_the_probabilities(temperature: float) -> None:
     count = 20_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
@@ -42,11 +43,9 @@ def sample(logits: torch.Tensor, sequences: Rows[Sequence], eos: tuple[int, ...]
     for i in wide:
         _adjust(rows[i], sequences[i], eos)
     _hold([(rows[i], s.constraint) for i, s in enumerate(sequences) if s.constraint is not None])
-    # The largest of a row that holds a NaN is NaN, so that no second look at the row is needed.
-    peaks, tokens = (logits if len(wide) < len(sequences) else exact).max(dim=-1)
+    tokens, broken = _largest(logits if len(wide) < len(sequences) else exact)
     if 0 < len(wide) < len(sequences):
-        tokens[wide] = exact.max(dim=-1).indices
-    broken = peaks.isnan().tolist()
+        tokens[wide] = _largest(exact)[0]
     drawn = [(at, i) for at, i in enumerate(wide) if not sequences[i].sampling.greedy and not broken[i]]
     if drawn:
         places, drawing = map(list, zip(*drawn, strict=True))
@@ -112,6 +111,25 @@ def _hold(rows: Rows[tuple[torch.Tensor, Constraint]]) -> None:
     for (row, _), own in zip(rows, bits, strict=True):
         whole = torch.int16 if row.itemsize == 2 else torch.int32
         np.putmask(row.view(whole).numpy(), own, torch.tensor(FORBIDDEN, dtype=row.dtype).view(whole).numpy())
+
+
+def _largest(logits: torch.Tensor) -> tuple[torch.Tensor, list[bool]]:
+    """Return where each row has its largest value, and whether it holds a NaN."""
+    if logits.device.type != "cpu":
+        # The largest of a row that holds a NaN is NaN, so that no second look at the row is needed.
+        peaks, tokens = logits.max(dim=-1)
+        return tokens, peaks.isnan().tolist()
+    # Not by torch, which takes 10 to 25 times as long. NumPy compares the bits: of two values from zero up the larger
+    # has the larger bits, of two below zero the smaller. A NaN has more than an infinity of its sign.
+    whole = torch.int16 if logits.itemsize == 2 else torch.int32
+    bits = logits.view(whole).numpy()
+    top, bottom = (int(torch.tensor(s * math.inf, dtype=logits.dtype).view(whole)) for s in (1, -1))
+    tokens = bits.argmax(axis=1)
+    largest = np.take_along_axis(bits, tokens[:, None], axis=1)[:, 0]
+    for row in np.flatnonzero(largest < 0):
+        tokens[row] = bits[row].argmin()
+    lowest = bits.view(f"u{bits.itemsize}").max(axis=1).view(bits.dtype)
+    return torch.from_numpy(tokens), ((largest > top) | ((lowest < 0) & (lowest > bottom))).tolist()
 
 
 def _draw(logits: torch.Tensor, sequences: Rows[Sequence]) -> torch.Tensor:
