@@ -1,4 +1,4 @@
-"""Root-mean-square norms whose few rows a compiled kernel takes."""
+"""Root-mean-square norms that a compiled kernel takes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ KERNELS = {torch.bfloat16: field.bf16, torch.float32: field.fp32}
 TEAMS = {dtype: Team(kernel.address) for dtype, kernel in KERNELS.items()}
 """What runs them, by the dtype of inputs, outputs and weights."""
 
+SHARED = Team(field.bf16_shared.address)
+"""Runs it on all threads."""
+
 ROWS = 64
-"""The most rows: many are better spread over torch's threads."""
+"""Rows up to which one thread is enough."""
 
 
 Make = Callable[[nn.Module, torch.Tensor, float], Callable[[torch.Tensor], torch.Tensor]]
@@ -25,7 +28,10 @@ Make = Callable[[nn.Module, torch.Tensor, float], Callable[[torch.Tensor], torch
 
 
 class QuickNorm:
-    """Stands for the `forward` of a norm of transformers, of `[width]` weights: takes few rows, leaves the others."""
+    """Stands for the `forward` of a norm of transformers, of `[width]` weights.
+
+    Many rows of float32 are left to that: they are no slower there.
+    """
 
     def __init__(self, norm: nn.Module, weight: torch.Tensor, epsilon: float) -> None:
         self._forward = norm.forward
@@ -39,14 +45,18 @@ class QuickNorm:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Return `x` (`[..., width]`) over its root mean square, times the weight."""
         rows = x.numel() // x.shape[-1]
-        if rows > ROWS or x.dtype is not self._weight.dtype:
+        if x.dtype is not self._weight.dtype or (rows > ROWS and x.dtype is torch.float32):
             theirs: torch.Tensor = self._forward(x)
             return theirs
         x = x.contiguous()
         y = torch.empty_like(x)
         own = self._fields
         own[field.INPUT], own[field.OUTPUT], own[field.ROWS] = x.data_ptr(), y.data_ptr(), rows
-        self._team.quick(self._address)
+        if rows <= ROWS:
+            self._team.quick(self._address)
+        else:
+            own[field.TAKEN] = 0
+            SHARED.together(self._address)
         return y
 
 
