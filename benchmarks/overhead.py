@@ -119,12 +119,13 @@ def main() -> None:
     parser.add_argument("--input", default="16", help="prompt tokens")
     parser.add_argument("--output", default="40", help="answer tokens")
     parser.add_argument("--name", default="overhead-64")
+    parser.add_argument("--out", type=Path, help="file of the result; benchmarks/runs/NAME.json when left out")
     given = parser.parse_args()
     kind = adapter_class(given.kind)
     plan = Plan("local", EngineConfig(), given.model, kind, given.batch, given.batch, 1, given.name)
     lengths = Length.parse(given.input), Length.parse(given.output)
     result = run(plan, Workload(given.batch, given.batch, "distinct", 1.0, *lengths))
-    result.save(RUNS / f"{given.name}.json")
+    result.save(given.out or RUNS / f"{given.name}.json")
     print(markdown([result]))
 
 
