@@ -65,13 +65,43 @@ def test_the_values_are_given_back(method: str) -> None:
         torch.testing.assert_close(own.laid.rows(begin, end), weight[begin:end], atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["int8", "int4"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("method", ["none", "int8", "int4"])
+@pytest.mark.parametrize("rows", [6, 7, 50, 103])
+def test_blocks_of_rows_and_inputs_make_up_the_product(rows: int, method: str, dtype: torch.dtype) -> None:
+    compare(*made(method, dtype, width=992), torch.randn(rows, 992).to(dtype))
+
+
+@pytest.mark.parametrize("method", ["none", "int8", "int4"])
 def test_a_row_is_the_same_alone_and_among_others(method: str) -> None:
-    own, _, _ = made(method, torch.float32)
-    x = torch.randn(8, 160)
-    if method == "int8":
-        assert torch.equal(own.product(x[5:6]), own.product(x)[5:6])
-    torch.testing.assert_close(own.product(x[5:6]), own.product(x)[5:6], atol=1e-4, rtol=0)
+    own, _, _ = made(method, torch.float32, width=992)
+    x = torch.randn(60, 992)
+    alone, together = own.product(x[5:6]), own.product(x)
+    assert torch.equal(alone, together[5:6])
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_few_rows_of_int4_lose_nothing_that_bfloat16_holds(rows: int) -> None:
+    own, weight, bias = made("int4", torch.bfloat16, width=992)
+    x = torch.randn(rows, 992).bfloat16()
+    x[0, 40:80] *= 1000  # a scale of their own
+    x[:, 96:160] = 0
+    exact = x.double() @ weight.double().t() + bias.double()
+    few = own.product(x).double()
+    many = own.product(torch.cat([x, x, x]))[:rows].double()
+    rounded = exact.bfloat16().double()
+    # Where the exact sum lies near the middle of two values, either may come out.
+    assert ((few - rounded).abs() <= 2**-7 * exact.abs() + 1e-4 * exact.abs().max()).all()
+    assert (few == many).double().mean() > 0.95
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("size", [0.0, 1e-38, 1e-34, 1e-20, 1e30])
+def test_inputs_of_any_size(size: float, rows: int) -> None:
+    own, weight, _ = made("int4", torch.bfloat16, bias=False)
+    x = torch.full((rows, 160), size).bfloat16()
+    exact = x.double() @ weight.double().t()
+    assert ((own.product(x).double() - exact).abs() <= 1e-2 * exact.abs().max() + 1e-28).all()
 
 
 def test_inputs_of_any_number_and_rows_that_are_not_contiguous() -> None:
@@ -79,13 +109,16 @@ def test_inputs_of_any_number_and_rows_that_are_not_contiguous() -> None:
     compare(own, weight, bias, torch.randn(33, 3).t())
 
 
-def test_a_nan_stays_one_and_spoils_no_other_row() -> None:
+@pytest.mark.parametrize("rows", [2, 3])
+@pytest.mark.parametrize("what", ["nan", "inf", "-inf"])
+def test_what_is_not_finite_stays_so_and_spoils_no_other_row(what: str, rows: int) -> None:
     own, _, _ = made("int4", torch.bfloat16)
-    x = torch.ones(3, 160, dtype=torch.bfloat16)
-    x[1, 7] = float("nan")
+    x = torch.ones(rows, 160, dtype=torch.bfloat16)
+    x[1, 7] = float(what)
     y = own.product(x)
-    assert y[1].isnan().all()
-    assert not y[[0, 2]].isnan().any()
+    assert not y[1].isfinite().any()
+    assert y[0].isfinite().all()
+    assert y[2:].isfinite().all()
 
 
 @pytest.mark.parametrize(("method", "share"), [("int8", 0.53), ("int4", 0.30)])

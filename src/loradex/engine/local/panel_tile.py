@@ -17,12 +17,13 @@ from loradex.engine.local.vectors import (
     I64,
     LANES,
     Values,
+    broadcast,
     constant,
     element,
     fetch,
+    fma,
     many,
     read,
-    same,
     widened,
 )
 
@@ -31,7 +32,7 @@ STRIP = PANEL if get_host_cpu_features().get("avx512f") else LANES
 """Outputs of a panel that lie together, input by input; see `panels_numba`."""
 
 VECTORS = PANEL // LANES
-_AHEAD = 4096  # bytes between what is read and what is asked for; without asking a product takes 1.4 times as long
+AHEAD = 4096  # bytes between what is read and what is asked for; without asking a product takes 1.4 times as long
 
 
 class Tile(NamedTuple):
@@ -58,7 +59,7 @@ def _read(b: Any, tile: Tile, v: int, place: Any, kind: Any, size: int) -> Any:
     One row of strips is four streams, which processors read ahead by themselves; to ask as well made it slower.
     """
     if v * size % 64 == 0 if STRIP == PANEL else tile.rows > 1:
-        fetch(b, b.add(place, I64(_AHEAD)))
+        fetch(b, b.add(place, I64(AHEAD)))
     return read(b, place, 0, kind)
 
 
@@ -80,19 +81,16 @@ def codes8(b: Any, tile: Tile, index: Any) -> Values:
     return found
 
 
-def codes4(b: Any, tile: Tile, index: Any) -> Values:
-    """As `codes8`; vectors 0 and 1 are the lower bits of two vectors of bytes, 2 and 3 the upper."""
-    found = []
-    for v in range(tile.vectors):
-        vector = b.add(tile.first, I64(v))
-        place = _address(b, tile, b.and_(vector, I64(1)), index, VECTORS // 2, LANES)
-        word = b.sext(_read(b, tile, v, place, I8, LANES), many(I32))
-        left = b.mul(b.sub(I32(7), b.trunc(b.lshr(vector, I64(1)), I32)), I32(4))
-        found.append(b.sitofp(b.ashr(b.shl(word, same(b, left)), constant(I32, 28)), many(F32)))
-    return found
+def accumulate(b: Any, tile: Tile, sums: Values, weights: Values, x: Any, index: Any) -> Values:
+    """Add the products of one input to the sums of all rows, `[rows, vectors]`; `x` is the address of the first row."""
+    made = []
+    for row in range(tile.rows):
+        value = broadcast(b, element(b, x, b.add(b.mul(tile.width, I64(row)), index), 4))
+        own = sums[row * tile.vectors : (row + 1) * tile.vectors]
+        made += [fma(b, weight, value, each) for weight, each in zip(weights, own, strict=True)]
+    return made
 
 
-def scales4(b: Any, tile: Tile, group: Any) -> Values:
-    """Return the scales of a group of inputs, as vectors of float32."""
-    place = element(b, element(b, tile.scales, group, 2 * PANEL), tile.first, 2 * LANES)
-    return [widened(b, read(b, place, 2 * LANES * v, I16)) for v in range(tile.vectors)]
+def zeros(tile: Tile) -> Values:
+    """Return sums to begin with."""
+    return [constant(F32, 0.0)] * (tile.rows * tile.vectors)

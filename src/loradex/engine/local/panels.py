@@ -49,6 +49,15 @@ class Scratch:
             self._address = self._floats.data_ptr()
         return self._address
 
+    def widened(self, x: torch.Tensor) -> int:
+        """Return the address of `x` as float32; what `room` gave before is lost.
+
+        To take new memory each time costs five times what the widening does, in pages that the system has to clear.
+        """
+        address = self.room(x.numel())
+        self._floats[: x.numel()].view(x.shape).copy_(x)
+        return address
+
     def matrix(self, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
         """Return `[rows, columns]`, not set to anything; the matrix returned before is lost."""
         size = rows * columns
@@ -80,7 +89,7 @@ class Panels:
         self.bias = functional.pad(added, (0, self.count * PANEL - laid.out_features)).contiguous()
         self._scratch = scratch
         self._dense = dense_dtype(dtype)
-        every = STRIP < PANEL or laid.bits == 16
+        every = laid.bits == 16 or (STRIP < PANEL and laid.bits == 8)
         self._most = (_ALL if every else _NARROW[self._dense]) * laid.in_features
         self._multiply = _KERNELS[laid.bits]
         self._job, self._writing = self._new_job(dtype), self._new_job(self._dense)
@@ -88,7 +97,7 @@ class Panels:
         self._share(self._job, 0, self.count)
         self._address: int = self._job.ctypes.data
         self._fields = memoryview(self._job)  # is written to faster
-        self._raw = _RAW * laid.in_features if dtype is torch.bfloat16 and STRIP < PANEL else 0
+        self._raw = _RAW * laid.in_features if dtype is torch.bfloat16 and (STRIP < PANEL or laid.bits == 4) else 0
         self._joins = dtype is torch.bfloat16 and laid.out_features % PANEL == 0
 
     @property
@@ -121,8 +130,7 @@ class Panels:
         if size <= self._raw and size % LANES == 0:
             own[RAW], own[INPUT] = x.data_ptr(), self._scratch.room(threads * size)
         else:
-            wide = x.to(torch.float32)
-            own[RAW], own[INPUT] = 0, wide.data_ptr()
+            own[RAW], own[INPUT] = 0, x.data_ptr() if x.dtype is torch.float32 else self._scratch.widened(x)
         own[OUTPUT], own[ROWS] = y.data_ptr(), size // self.laid.in_features
         own[LORA] = 0 if lora is None else lora(x, y, threads)
         self._multiply.together(self._address)

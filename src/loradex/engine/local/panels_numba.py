@@ -22,25 +22,21 @@ from numba import cfunc, njit, types
 from numba.extending import intrinsic
 
 from loradex.engine.local.lora_numba import expand_pieces, shrink_pieces
-from loradex.engine.local.panel_tile import PANEL, STRIP, VECTORS, Tile, codes4, codes8, codes16, scales4
+from loradex.engine.local.panel_int4 import inputs4, integers4, quantized, sums4
+from loradex.engine.local.panel_tile import PANEL, STRIP, VECTORS, Tile, accumulate, codes8, codes16, zeros
 from loradex.engine.local.vectors import (
     F32,
     I64,
     LANES,
     Values,
     bfloat16,
-    broadcast,
-    constant,
     element,
-    fma,
     loop,
     pointer,
     read,
     widen,
     write,
 )
-
-GROUP = 32  # inputs that share a scale in int4
 
 # The fields of a job. A change here must stay in this file: the cache on disk looks at no other.
 TAKEN = 0  # panels taken so far; 0 at the start, and the first field
@@ -59,59 +55,24 @@ PITCH = 12  # columns of the output
 WIDE = 13  # whether the output is float32; else bfloat16
 DONE = 14  # panels that are done; 0 at the start
 LORA = 15  # address of a job of the LoRA kernel for the same rows, which is done as well; 0 for none
-RAW = 16  # address of the input in bfloat16, 0 where it is float32; rows * inputs are then a multiple of 16
+RAW = 16  # address of the input in bfloat16, 0 where it is float32; rows * inputs are then a multiple of 16. int4
+#           then multiplies integers
 THREADS = 17  # threads that have widened it; 0 at the start
 FIELDS = 18
 
-_ROWS_AT_ONCE = 4 if STRIP == PANEL else 6
-
-
-def _accumulate(b: Any, tile: Tile, sums: Values, weights: Values, x: Any, index: Any) -> Values:
-    """Add the products of one input to the sums of all rows, `[rows, vectors]`; `x` is the address of the first row."""
-    made = []
-    for row in range(tile.rows):
-        value = broadcast(b, element(b, x, b.add(b.mul(tile.width, I64(row)), index), 4))
-        own = sums[row * tile.vectors : (row + 1) * tile.vectors]
-        made += [fma(b, weight, value, each) for weight, each in zip(weights, own, strict=True)]
-    return made
-
-
-def _zeros(tile: Tile) -> Values:
-    return [constant(F32, 0.0)] * (tile.rows * tile.vectors)
+_ROWS_AT_ONCE, _INTEGERS_AT_ONCE = (4, 4) if STRIP == PANEL else (6, 2)
 
 
 def _sums16(b: Any, tile: Tile, x: Any) -> Values:
     """Return the products of the tile's rows with its outputs."""
-    return loop(b, tile.width, _zeros(tile), lambda i, given: _accumulate(b, tile, given, codes16(b, tile, i), x, i))
+    return loop(b, tile.width, zeros(tile), lambda i, given: accumulate(b, tile, given, codes16(b, tile, i), x, i))
 
 
 def _sums8(b: Any, tile: Tile, x: Any) -> Values:
-    sums = loop(b, tile.width, _zeros(tile), lambda i, given: _accumulate(b, tile, given, codes8(b, tile, i), x, i))
+    sums = loop(b, tile.width, zeros(tile), lambda i, given: accumulate(b, tile, given, codes8(b, tile, i), x, i))
     place = element(b, tile.scales, tile.first, 4 * LANES)
     factors = [read(b, place, 4 * LANES * v, F32) for v in range(tile.vectors)]
     return [b.fmul(each, factors[n % tile.vectors]) for n, each in enumerate(sums)]
-
-
-def _sums4(b: Any, tile: Tile, x: Any) -> Values:
-    def group(number: Any, sums: Values) -> Values:
-        factors = scales4(b, tile, number)
-        first = b.mul(number, I64(GROUP))
-
-        def scaled(offset: Any, given: Values) -> Values:
-            index = b.add(first, offset)
-            weights = [b.fmul(*pair) for pair in zip(codes4(b, tile, index), factors, strict=True)]
-            return _accumulate(b, tile, given, weights, x, index)
-
-        def plain(offset: Any, given: Values) -> Values:
-            index = b.add(first, offset)
-            return _accumulate(b, tile, given, codes4(b, tile, index), x, index)
-
-        if tile.rows > 2:  # sums of the group would not fit into the registers
-            return loop(b, I64(GROUP), sums, scaled)
-        own = loop(b, I64(GROUP), _zeros(tile), plain)
-        return [fma(b, each, factors[n % tile.vectors], sums[n]) for n, each in enumerate(own)]
-
-    return loop(b, b.sdiv(tile.width, I64(GROUP)), _zeros(tile), group)
 
 
 def _put(b: Any, output: Any, place: Any, wide: Any, values: Values) -> None:
@@ -158,15 +119,19 @@ def _multiplied(rows: int, sums: Callable[..., Values]) -> Any:
             _put(b, output, place, wide, [b.fadd(*pair) for pair in zip(own, added, strict=True)])
         return c.get_dummy_value()
 
-    return _of_five(generate)
+    @intrinsic
+    def made(_: Any, job: Any, number: Any, x: Any, row: Any, first: Any) -> Any:
+        return types.void(*[types.int64] * 5), generate
+
+    return made
 
 
 def _writer(bits: int) -> Any:
     """Return an intrinsic: write out the weights of the panel `number`, input by input; the rest has no meaning."""
 
     def generate(c: Any, b: Any, s: Any, arguments: Sequence[Any]) -> Any:
-        job, number, _, _, first = arguments
-        tile = _tile_of(b, job, number, 1, VECTORS, first)
+        job, number = arguments
+        tile = _tile_of(b, job, number, 1, VECTORS, I64(0))
         output, pitch, wide = _fields(b, job, OUTPUT, PITCH, WIDE)
         column = b.mul(number, I64(PANEL))
 
@@ -174,26 +139,19 @@ def _writer(bits: int) -> Any:
             _put(b, output, b.add(b.mul(index, pitch), column), wide, codes8(b, tile, index))
             return given
 
-        def group(g: Any, given: Values) -> Values:
-            def scaled(offset: Any, factors: Values) -> Values:
-                index = b.add(b.mul(g, I64(GROUP)), offset)
-                weights = [b.fmul(*pair) for pair in zip(codes4(b, tile, index), factors, strict=True)]
-                _put(b, output, b.add(b.mul(index, pitch), column), wide, weights)
-                return factors
-
-            loop(b, I64(GROUP), scales4(b, tile, g), scaled)
+        def weighted(index: Any, weights: Values, given: Values) -> Values:
+            _put(b, output, b.add(b.mul(index, pitch), column), wide, weights)
             return given
 
-        loop(b, tile.width if bits == 8 else b.sdiv(tile.width, I64(GROUP)), [], plain if bits == 8 else group)
+        if bits == 8:
+            loop(b, tile.width, [], plain)
+        else:
+            inputs4(b, tile, [], weighted)
         return c.get_dummy_value()
 
-    return _of_five(generate)
-
-
-def _of_five(generate: Callable[..., Any]) -> Any:
     @intrinsic
-    def made(_: Any, job: Any, number: Any, x: Any, row: Any, first: Any) -> Any:
-        return types.void(*[types.int64] * 5), generate
+    def made(_: Any, job: Any, number: Any) -> Any:
+        return types.void(types.int64, types.int64), generate
 
     return made
 
@@ -218,15 +176,21 @@ def _take(_: Any, address: Any, count: Any) -> Any:
     return types.int64(types.int64, types.int64), generate
 
 
-@intrinsic
-def _widen(_: Any, source: Any, count: Any, target: Any) -> Any:
-    """Write bfloat16 as float32."""
+def _prepared(write: Callable[[Any, Any, Any, Any], None]) -> Any:
+    """Return an intrinsic that writes `count` inputs in bfloat16 at `source` otherwise, at `target`."""
 
-    def generate(c: Any, b: Any, s: Any, args: Any) -> Any:
-        widen(b, *args)
-        return c.get_dummy_value()
+    @intrinsic
+    def made(_: Any, source: Any, count: Any, target: Any) -> Any:
+        def generate(c: Any, b: Any, s: Any, args: Any) -> Any:
+            write(b, *args)
+            return c.get_dummy_value()
 
-    return types.void(types.int64, types.int64, types.int64), generate
+        return types.void(*[types.int64] * 3), generate
+
+    return made
+
+
+_widen, _quantize = _prepared(widen), _prepared(quantized)
 
 
 def _vectors(rows: int) -> int:
@@ -234,35 +198,16 @@ def _vectors(rows: int) -> int:
     return VECTORS if STRIP == PANEL or rows == 1 else 2 if rows < 4 else 1
 
 
-_WIDE_1, _WIDE_2, _WIDE_3, _WIDE_4, _WIDE_5, _WIDE_6 = (_vectors(rows) for rows in range(1, 7))
-_NARROWEST = _vectors(_ROWS_AT_ONCE)
-
-
-def _multiplier(sums: Callable[..., Values]) -> Any:
-    one, two, three, four, five, six = (_multiplied(rows, sums) for rows in range(1, 7))
-
-    @njit(inline="always")
-    def tile(job: Any, panel: Any, x: Any, row: Any, rows: Any, first: Any) -> None:
-        """Multiply some rows with the outputs from vector `first` on, if a tile of so many rows begins there."""
-        if rows == 1 and first % _WIDE_1 == 0:
-            one(job, panel, x, row, first)
-        elif rows == 2 and first % _WIDE_2 == 0:
-            two(job, panel, x, row, first)
-        elif rows == 3 and first % _WIDE_3 == 0:
-            three(job, panel, x, row, first)
-        elif rows == 4 and first % _WIDE_4 == 0:
-            four(job, panel, x, row, first)
-        elif rows == 5 and first % _WIDE_5 == 0:
-            five(job, panel, x, row, first)
-        elif rows == 6 and first % _WIDE_6 == 0:
-            six(job, panel, x, row, first)
+def _multiplier(sums: Callable[..., Values], at_once: int = _ROWS_AT_ONCE) -> Any:
+    """Return what multiplies all rows with a panel, as many at once as registers have room for."""
+    tile, narrowest = _tiles(at_once, sums), _vectors(at_once)
 
     @njit(inline="always")
     def multiply(job: Any, panel: Any, x: Any) -> None:
         """Multiply all rows with a panel; after the first ones its codes are in the cache."""
         rows = _field(job, ROWS)
-        tiles = (rows + _ROWS_AT_ONCE - 1) // _ROWS_AT_ONCE
-        for first in range(0, VECTORS, _NARROWEST):
+        tiles = (rows + at_once - 1) // at_once
+        for first in range(0, VECTORS, narrowest):
             row = 0
             for number in range(tiles):
                 count = (rows - row) // (tiles - number)
@@ -272,17 +217,54 @@ def _multiplier(sums: Callable[..., Values]) -> Any:
     return multiply
 
 
+def _tiles(most: int, sums: Callable[..., Values]) -> Any:
+    """Return what multiplies up to `most` rows with the outputs from a vector on, if a tile of theirs begins there."""
+    multiplied, vectors = _multiplied(most, sums), _vectors(most)
+
+    @njit(inline="always")
+    def one(job: Any, panel: Any, x: Any, row: Any, rows: Any, first: Any) -> None:
+        if first % vectors == 0:
+            multiplied(job, panel, x, row, first)
+
+    if most == 1:
+        return one
+    fewer = _tiles(most - 1, sums)
+
+    @njit(inline="always")
+    def tile(job: Any, panel: Any, x: Any, row: Any, rows: Any, first: Any) -> None:
+        if rows < most:
+            fewer(job, panel, x, row, rows, first)
+        elif first % vectors == 0:
+            multiplied(job, panel, x, row, first)
+
+    return tile
+
+
+def _multiplier4() -> Any:
+    floats, integers = _multiplier(sums4), _multiplier(integers4, _INTEGERS_AT_ONCE)
+
+    @njit(inline="always")
+    def multiply(job: Any, panel: Any, x: Any) -> None:
+        """Multiply all rows with a panel, as integers where the input was written as such."""
+        if _field(job, RAW):
+            integers(job, panel, x)
+        else:
+            floats(job, panel, x)
+
+    return multiply
+
+
 def _unpacker(bits: int) -> Any:
     put = _writer(bits)
 
     @njit(inline="always")
     def unpack(job: Any, panel: Any, x: Any) -> None:
-        put(job, panel, x, 0, 0)
+        put(job, panel)
 
     return unpack
 
 
-def _runner(work: Any) -> Any:
+def _runner(work: Any, prepare: Any = _widen) -> Any:
     @njit
     def run(job: Any) -> None:
         """Take panels until none is left, then pieces of the LoRA job."""
@@ -290,7 +272,7 @@ def _runner(work: Any) -> Any:
         if _field(job, RAW):
             count = _field(job, ROWS) * _field(job, WIDTH)
             x += 4 * count * _take(job + 8 * THREADS, 1)
-            _widen(_field(job, RAW), count, x)
+            prepare(_field(job, RAW), count, x)
         first = _take(job, share)
         while first < panels:
             for panel in range(first, min(first + share, panels)):
@@ -308,7 +290,8 @@ def _runner(work: Any) -> Any:
     return run
 
 
-_bf16, _int8, _int4 = _runner(_multiplier(_sums16)), _runner(_multiplier(_sums8)), _runner(_multiplier(_sums4))
+_bf16, _int8 = _runner(_multiplier(_sums16)), _runner(_multiplier(_sums8))
+_int4 = _runner(_multiplier4(), _quantize)
 _unpack8, _unpack4 = _runner(_unpacker(8)), _runner(_unpacker(4))
 
 

@@ -22,6 +22,6 @@ def processor() -> dict[str, Any]:
 
 
 def described(found: dict[str, Any]) -> str:
-    """Return it for people: `x86_64 with AVX2, without bfloat16, in panels-1-16`."""
+    """Return it for people: `x86_64 with AVX2, without bfloat16, in panels-2-16`."""
     bfloat16 = "with" if found.get("bfloat16") else "without"
     return f"{found.get('machine')} with {found.get('vectors')}, {bfloat16} bfloat16, in {found.get('layout')}"

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba.core import cgutils
 
 LANES = 16
@@ -19,14 +20,17 @@ Values = list[Any]
 """What a builder makes: mostly vectors."""
 
 
-def many(kind: Any) -> Any:
+_FEATURES = get_host_cpu_features()
+
+
+def many(kind: Any, count: int = LANES) -> Any:
     """Return the type of a vector of these."""
-    return ir.VectorType(kind, LANES)
+    return ir.VectorType(kind, count)
 
 
-def constant(kind: Any, value: float) -> Any:
+def constant(kind: Any, value: float, count: int = LANES) -> Any:
     """Return a vector of one value."""
-    return ir.Constant(many(kind), [value] * LANES)
+    return ir.Constant(many(kind, count), [value] * count)
 
 
 def pointer(b: Any, address: Any, kind: Any) -> Any:
@@ -49,11 +53,11 @@ def element(b: Any, base: Any, index: Any, size: int) -> Any:
     return b.add(base, b.mul(index, I64(size)))
 
 
-def same(b: Any, value: Any) -> Any:
-    """Return a vector that holds a value 16 times."""
-    empty = ir.Constant(many(value.type), ir.Undefined)
+def same(b: Any, value: Any, count: int = LANES) -> Any:
+    """Return a vector that holds a value so many times."""
+    empty = ir.Constant(many(value.type, count), ir.Undefined)
     one = b.insert_element(empty, value, I32(0))
-    return b.shuffle_vector(one, empty, ir.Constant(many(I32), [0] * LANES))
+    return b.shuffle_vector(one, empty, ir.Constant(many(I32, count), [0] * count))
 
 
 def broadcast(b: Any, address: Any) -> Any:
@@ -63,8 +67,51 @@ def broadcast(b: Any, address: Any) -> Any:
 
 def fma(b: Any, x: Any, y: Any, z: Any) -> Any:
     """Return `x * y + z`."""
-    kind = ir.FunctionType(x.type, [x.type] * 3)
-    return b.call(cgutils.get_or_insert_function(b.module, kind, f"llvm.fma.v{LANES}f32"), [x, y, z])
+    return _called(b, f"llvm.fma.v{LANES}f32", x.type, x, y, z)
+
+
+def paired(b: Any, x: Any, y: Any) -> Any:
+    """Return the sums of neighbouring products of two vectors of 32 int16, as 16 int32.
+
+    Processors have one instruction for it, twice as fast as as many products of float32. LLVM does not find it.
+    """
+    if _FEATURES.get("avx512bw"):
+        return _called(b, "llvm.x86.avx512.pmaddw.d.512", many(I32), x, y)
+    if _FEATURES.get("avx2"):
+        halves = [_cut(b, each, range(first, first + LANES)) for first in (0, LANES) for each in (x, y)]
+        sums = [_called(b, "llvm.x86.avx2.pmadd.wd", many(I32, LANES // 2), *halves[at : at + 2]) for at in (0, 2)]
+        return b.shuffle_vector(*sums, ir.Constant(many(I32), list(range(LANES))))
+    even, odd = (
+        b.mul(*(b.sext(_cut(b, each, range(first, 2 * LANES, 2)), many(I32)) for each in (x, y))) for first in (0, 1)
+    )
+    return b.add(even, odd)
+
+
+def _cut(b: Any, vector: Any, places: range) -> Any:
+    """Return some elements of a vector, as one."""
+    empty = ir.Constant(vector.type, ir.Undefined)
+    return b.shuffle_vector(vector, empty, ir.Constant(many(I32, len(places)), list(places)))
+
+
+def nearest(b: Any, value: Any) -> Any:
+    """Return the int32 nearest to float32, ties to even; the last one there is for what is beyond, 0 for a NaN."""
+    whole = _called(b, f"llvm.rint.v{LANES}f32", value.type, value)
+    return _called(b, f"llvm.fptosi.sat.v{LANES}i32.v{LANES}f32", many(I32), whole)
+
+
+def largest(b: Any, value: Any) -> Any:
+    """Return the largest of unsigned integers."""
+    return _called(b, f"llvm.vector.reduce.umax.v{LANES}i32", I32, value)
+
+
+def total(b: Any, value: Any) -> Any:
+    """Return the sum of integers."""
+    return _called(b, f"llvm.vector.reduce.add.v{LANES}i32", I32, value)
+
+
+def _called(b: Any, name: str, result: Any, *arguments: Any) -> Any:
+    kind = ir.FunctionType(result, [each.type for each in arguments])
+    return b.call(cgutils.get_or_insert_function(b.module, kind, name), arguments)
 
 
 def fetch(b: Any, address: Any) -> None:
