@@ -32,7 +32,7 @@ async def test_a_storm_leaves_nothing_and_mixes_nothing(tmp_path: Path, seed: in
 
 
 async def test_a_storm_with_immediate_replaces_leaves_nothing(tmp_path: Path) -> None:
-    engine = FakeEngine(EngineConfig(model="tiny", max_loras=3, max_num_seqs=4), tokens_per_second=500)
+    engine = FakeEngine(EngineConfig(model="tiny", max_loras=3, max_num_seqs=4), tokens_per_second=100)
     with Registry(tmp_path / "home") as registry:
-        report = await stress(engine, registry, tmp_path / "adapters", seed=4, replaces=10, contents=20, immediate=1.0)
+        report = await stress(engine, registry, tmp_path / "adapters", seed=4, replaces=30, contents=20, immediate=1.0)
     assert report.counts["switched"] > 0, report.counts
