@@ -19,7 +19,7 @@ demo: $(VENV)/.local  ## Serve the demo model: three experts in one batch, one o
 serve-demo: $(VENV)/.local  ## The same, and leave the server running
 	$(BIN)/loradex demo --serve
 
-test: $(VENV)/.test  ## Run the tests (about thirteen minutes on two cores; WORKERS=4 for more)
+test: $(VENV)/.test  ## Run the tests (ten to thirteen minutes on two cores; WORKERS=4 for more)
 	$(BIN)/python -m pytest -n $(WORKERS) -q
 
 test-gpu: $(VENV)/.test  ## Run the tests that need an NVIDIA card, on this machine's

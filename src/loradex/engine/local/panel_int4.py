@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from loradex.engine.local.panel_tile import AHEAD, PANEL, Tile, accumulate, zeros
+from loradex.engine.local.rounding import GROUP
 from loradex.engine.local.vectors import (
     F32,
     I16,
@@ -33,9 +34,6 @@ from loradex.engine.local.vectors import (
     widened,
     write,
 )
-
-GROUP = 32
-"""Inputs that share a scale."""
 
 # Bytes from the start of a group of int16 inputs to their scale, and to what makes up for codes without sign.
 _SCALE = 2 * GROUP

@@ -49,15 +49,6 @@ class Scratch:
             self._address = self._floats.data_ptr()
         return self._address
 
-    def widened(self, x: torch.Tensor) -> int:
-        """Return the address of `x` as float32; what `room` gave before is lost.
-
-        To take new memory each time costs five times what the widening does, in pages that the system has to clear.
-        """
-        address = self.room(x.numel())
-        self._floats[: x.numel()].view(x.shape).copy_(x)
-        return address
-
     def matrix(self, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
         """Return `[rows, columns]`, not set to anything; the matrix returned before is lost."""
         size = rows * columns
@@ -130,7 +121,8 @@ class Panels:
         if size <= self._raw and size % LANES == 0:
             own[RAW], own[INPUT] = x.data_ptr(), self._scratch.room(threads * size)
         else:
-            own[RAW], own[INPUT] = 0, x.data_ptr() if x.dtype is torch.float32 else self._scratch.widened(x)
+            wide = x.to(torch.float32)
+            own[RAW], own[INPUT] = 0, wide.data_ptr()
         own[OUTPUT], own[ROWS] = y.data_ptr(), size // self.laid.in_features
         own[LORA] = 0 if lora is None else lora(x, y, threads)
         self._multiply.together(self._address)

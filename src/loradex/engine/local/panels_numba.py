@@ -1,9 +1,11 @@
-"""Products with bfloat16, int8 and int4 weights, compiled by Numba: weights become float32 in registers only.
+"""Products with bfloat16, int8 and int4 weights, compiled by Numba.
 
 Importing this module compiles it (seconds; a cache on disk makes the next import quick). It holds C functions that take
 the address of a job, int64 fields as named below: `bf16`, `int8` and `int4` multiply, `unpack8` and `unpack4` write the
 weights out for a dense product. Several threads may run one job, and go on with the LoRA job of the same rows; they are
 torch's (see `team`).
+
+Weights become float32 in registers only, or in int4 integers, where the input was made integers before.
 
 Weights lie in panels of 64 outputs, and in a panel input by input: a product reads them from front to back, adds each
 input to sums that stay in registers, and needs no sum across a register. Processors with 32 registers of 16 values
@@ -177,7 +179,7 @@ def _take(_: Any, address: Any, count: Any) -> Any:
 
 
 def _prepared(write: Callable[[Any, Any, Any, Any], None]) -> Any:
-    """Return an intrinsic that writes `count` inputs in bfloat16 at `source` otherwise, at `target`."""
+    """Return an intrinsic that writes `count` bfloat16 inputs at `source` as kernels read them, at `target`."""
 
     @intrinsic
     def made(_: Any, source: Any, count: Any, target: Any) -> Any:
